@@ -1,0 +1,105 @@
+"""What is kept about one user between requests, and the arithmetic of its size.
+
+Shapes: M slots, H heads, K head width, T tail events.
+
+Names and axes (a state is self-describing by these rules, so codecs need no backbone):
+
+- `<what>.<layer>` belongs to one layer (`k.0`, `v.1`), other names to all (`time`, `item`).
+- A tensor with two or more dimensions has its slots on axis -2: `k.0` is (H, M, K).
+- A one-dimensional tensor has one entry per slot: `time` is (M,).
+- `tail.item`, `tail.time` are events that the layers have not absorbed yet, newest last, (T,).
+  They are not slots and no codec touches them.
+- `pos` (M,) is every slot's index in the history. It appears when slots stop being consecutive;
+  without it slot j is event j.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
+
+import torch
+from torch import Tensor
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class UserState:
+    """One user's state: named tensors, immutable, no batch dimension.
+
+    Everything that costs bytes is in `tensors`.
+    """
+
+    tensors: Mapping[str, Tensor]
+    """Name -> tensor; see the module's naming rules."""
+    length: int
+    """How many events of the user's log this state covers, the tail included."""
+    model: str = ""
+    """Fingerprint of the model that wrote it."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "tensors", MappingProxyType(dict(self.tensors)))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the tensors in memory, as they are."""
+        return sum(t.numel() * t.element_size() for t in self.tensors.values())
+
+    @property
+    def num_slots(self) -> int:
+        """M: how many slots are held (0 if the state has no slot tensor)."""
+        for name, tensor in self.slots():
+            return int(tensor.shape[slot_axis(name, tensor)])
+        return 0
+
+    def slots(self) -> Iterator[tuple[str, Tensor]]:
+        """The tensors that have one entry per slot."""
+        return ((n, t) for n, t in self.tensors.items() if not n.startswith("tail."))
+
+    def replace(self, tensors: Mapping[str, Tensor], *, length: int | None = None) -> "UserState":
+        """The same user and model with other tensors."""
+        return UserState(tensors, self.length if length is None else length, self.model)
+
+    def select(self, index_M: Tensor) -> "UserState":
+        """Keep the slots `index_M` (ascending) of every slot tensor; `pos` says which they were."""
+        kept = dict(self.tensors)
+        if "pos" not in kept:
+            kept["pos"] = torch.arange(self.num_slots)
+        for name, tensor in kept.items():
+            if not name.startswith("tail."):
+                kept[name] = tensor.index_select(slot_axis(name, tensor), index_M)
+        return self.replace(kept)
+
+    def layers(self) -> list[int]:
+        """The layers that hold something, ascending."""
+        return sorted(
+            {
+                int(n.split(".")[1])
+                for n in self.tensors
+                if n.split(".")[1:2] and n.split(".")[1].isdigit()
+            }
+        )
+
+
+def slot_axis(name: str, tensor: Tensor) -> int:
+    """The axis of a tensor along which its slots lie."""
+    return -1 if tensor.ndim == 1 else -2
+
+
+def equal(a: UserState, b: UserState) -> bool:
+    """Bit-for-bit equality: same names, dtypes, shapes, values, length and model."""
+    return (
+        a.length == b.length
+        and a.model == b.model
+        and a.tensors.keys() == b.tensors.keys()
+        and all(
+            t.dtype == b.tensors[n].dtype
+            and t.shape == b.tensors[n].shape
+            and torch.equal(t, b.tensors[n])
+            for n, t in a.tensors.items()
+        )
+    )
+
+
+def positions(state: UserState) -> Tensor:
+    """Each slot's index in the history, (M,) int64: `pos`, or 0..M-1 without it."""
+    pos = state.tensors.get("pos")
+    return torch.arange(state.num_slots) if pos is None else pos

@@ -1,0 +1,1 @@
+"""Conformance classes that a new component's test subclasses, and tiny deterministic data."""
