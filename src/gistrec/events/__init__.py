@@ -1,0 +1,126 @@
+"""Event sources: raw logs in, columnar events out. One file per source; its name is its spec name.
+
+Shapes: R rows. Rows are sorted by user, then by time, with a stable sort: events of one user with
+equal times keep the order of the source.
+"""
+
+import dataclasses
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gistrec import registry
+from gistrec.errors import ConfigError, DataError
+
+Ids = NDArray[Any]
+"""(R,) int64, or (R,) str objects where ids are text."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Events:
+    """An interaction log, columnar, sorted by (user, time), stable."""
+
+    user_id: Ids
+    """(R,) external user ids, int64 or str."""
+    item_id: Ids
+    """(R,) external item ids, int64 or str."""
+    timestamp: NDArray[np.int64]
+    """(R,) Unix seconds, UTC."""
+    action: NDArray[np.int64] | None = None
+    """(R,) what the user did, 0..255, where the log says so."""
+    titles: Mapping[Any, str] = dataclasses.field(default_factory=dict)
+    """Item id -> name for people, where known."""
+
+    def __len__(self) -> int:
+        return len(self.timestamp)
+
+
+class EventSource(ABC):
+    """Where a log comes from. A frozen dataclass: its fields are its options."""
+
+    @abstractmethod
+    def read(self) -> Events:
+        """Read the whole log.
+
+        Raises:
+            DataError: naming the file, the column, the row and what to do.
+        """
+
+
+COMPONENT_BASES = (EventSource,)
+
+SUFFIXES = {
+    ".parquet": "parquet",
+    ".pq": "parquet",
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".gz": "csv",
+    ".zip": "movielens",
+}
+"""File endings that `read` takes without a spec."""
+
+
+def read(spec: str | Path) -> Events:
+    """Read a log from a spec or a path.
+
+    `read("log.parquet")`, `read("parquet(path='log.parquet', user='uid')")`, `read("ml-1m")` (a
+    MovieLens folder), `read("synthetic(users=100)")`.
+
+    Raises:
+        ConfigError: unknown source or option. DataError: the log is missing or wrong.
+    """
+    text = str(spec)
+    path = Path(text)
+    if path.is_dir():
+        return _build("movielens", path=text).read()
+    if path.suffix.lower() in SUFFIXES:
+        return _build(SUFFIXES[path.suffix.lower()], path=text).read()
+    if isinstance(spec, Path) or not ("(" in text or text.isidentifier()):
+        raise DataError(
+            f"can't read {text!r}: no such folder, and the ending is not one of "
+            f'{", ".join(SUFFIXES)}; name the source, for example "csv(path={text!r})", or fetch '
+            "MovieLens with `gistrec data get ml-1m`"
+        )
+    parts = registry.parse_spec(text)
+    if len(parts) != 1:
+        raise ConfigError(f"a log is one source, given {text!r}")
+    return _build(parts[0].name, **parts[0].options).read()
+
+
+def from_table(
+    table: Any,
+    *,
+    user: str = "user_id",
+    item: str = "item_id",
+    time: str = "timestamp",
+    action: str = "",
+    time_unit: Literal["s", "ms", "us"] = "s",
+    titles: Mapping[Any, str] | None = None,
+) -> Events:
+    """Events of a pandas or polars DataFrame or an Arrow table, under the rules of a file.
+
+    Args:
+        table: One row per event, in any order; the row order decides among equal times.
+        user: Column of user ids: whole numbers or text.
+        item: Column of item ids: whole numbers or text.
+        time: Column of times: whole numbers since 1970, in `time_unit`, or dates (UTC).
+        action: Column of what the user did, whole numbers 0..255; "" if there is none.
+        time_unit: s, ms or us.
+        titles: Item id -> name for people.
+
+    Raises:
+        DataError: naming the column, the row and what to do.
+    """
+    from gistrec.events._check import Columns
+    from gistrec.events._load import read_table
+
+    return read_table(table, Columns(user, item, time, action, time_unit), titles or {})
+
+
+def _build(name: str, **options: Any) -> EventSource:
+    source: EventSource = registry.build("events", registry.Spec(name, options))
+    return source
