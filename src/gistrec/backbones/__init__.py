@@ -1,0 +1,104 @@
+"""Backbones: architectures that turn a history into a state and a state into scores.
+
+Shapes: B users, S new events, M slots, N candidates, V items, D width, L layers, H heads,
+K head width. One file per architecture; a file's name is its spec name. Subclass `Backbone`.
+"""
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gistrec import registry
+from gistrec.dataset import Batch, History
+from gistrec.errors import ConfigError
+from gistrec.registry import Spec
+from gistrec.state import UserState
+
+
+class Backbone(nn.Module, ABC):
+    """A sequential recommender whose per-user state can be kept and appended to.
+
+    Law: `append(append(empty(), a), b) == append(empty(), a + b)` at every cut, and a batch equals
+    one by one (shipped as `gistrec.testing.BackboneTests`).
+    """
+
+    spec: Spec
+    """Name and options that rebuild it (set by `build`)."""
+
+    def __init__(self, num_items: int) -> None:
+        super().__init__()
+        self.num_items = num_items
+
+    def set_popularity(self, count_V: Tensor) -> None:
+        """Give the event counts of the items, for users without a history."""
+
+    @abstractmethod
+    def loss(self, batch: Batch, *, rng: torch.Generator | None = None) -> Tensor:
+        """Training loss of a batch, a scalar; `rng` draws negatives and the like."""
+
+    @abstractmethod
+    def empty(self) -> UserState:
+        """The state of a user with no event."""
+
+    @abstractmethod
+    def append(self, states: Sequence[UserState], events: Sequence[History]) -> list[UserState]:
+        """Each state followed by its user's new events (any number, none included)."""
+
+    @abstractmethod
+    def score(
+        self,
+        states: Sequence[UserState],
+        item_index: Tensor | None = None,
+        *,
+        at: Sequence[int | None] | None = None,
+    ) -> Tensor:
+        """Score candidates for each state: score_BN.
+
+        Args:
+            states: B states, length 0 included.
+            item_index: (N,) dense item indices, the same for all users; None: all V items.
+            at: Each request's time (Unix seconds), or None for "at the newest event"; models that
+                do not use the request's time ignore it.
+        """
+
+    def prefill(self, histories: Sequence[History]) -> list[UserState]:
+        """The states of whole histories."""
+        return self.append([self.empty()] * len(histories), histories)
+
+    @abstractmethod
+    def state_bytes(self, num_events: int) -> int:
+        """Bytes of the uncompressed state after `num_events` events, by arithmetic alone."""
+
+    def fingerprint(self) -> str:
+        """16 hex digits that change when the spec or any weight changes."""
+        if not hasattr(self, "_fingerprint"):
+            digest = hashlib.sha256(f"{self.spec}:{self.num_items}".encode())
+            for name, tensor in sorted(self.state_dict().items()):
+                digest.update(name.encode())
+                digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+            self._fingerprint = digest.hexdigest()[:16]
+        return self._fingerprint
+
+    def train(self, mode: bool = True) -> "Backbone":
+        """As in torch; entering training forgets the fingerprint: weights are about to change."""
+        if mode:
+            self.__dict__.pop("_fingerprint", None)
+        super().train(mode)
+        return self
+
+
+COMPONENT_BASES = (Backbone,)
+
+
+def build(spec: str, *, num_items: int) -> Backbone:
+    """Make a backbone from its spec string, weights drawn from torch's current seed."""
+    parts = registry.parse_spec(spec)
+    if len(parts) != 1:
+        raise ConfigError(f"a backbone is one part, given {spec!r}")
+    backbone: Any = registry.build("backbones", parts[0], num_items=num_items)
+    backbone.spec = parts[0]
+    return backbone  # type: ignore[no-any-return]  # registry.find checked the class

@@ -1,0 +1,5 @@
+from gistrec.testing.memories import MemoryTests
+
+
+class TestFull(MemoryTests):
+    spec = "full()"

@@ -1,0 +1,122 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from gistrec.errors import ConfigError, DataError
+from gistrec.evaluate import evaluate
+from gistrec.testing.data import stride_dataset
+from gistrec.train import Model, train
+
+SPEC = "hstu(width=16)"
+QUICK = {"epochs": 3, "batch_tokens": 240, "learning_rate": 0.02}
+
+
+class Stop(Exception):
+    pass
+
+
+def test_a_model_learns_the_strides():
+    dataset = stride_dataset()
+    model = train(dataset, SPEC, epochs=20, batch_tokens=240, learning_rate=0.02)
+    found = evaluate(model.backbone, dataset, dataset.split(), scheme="last_basket")
+    assert found["hr_10"].mean() > 0.9
+
+
+def test_a_saved_model_scores_the_same(tmp_path):
+    dataset = stride_dataset()
+    model = train(dataset, SPEC, folder=tmp_path, **QUICK)
+    loaded = Model.load(tmp_path)
+    history = [dataset.history(3)]
+    torch.testing.assert_close(
+        loaded.backbone.score(loaded.backbone.prefill(history)),
+        model.backbone.score(model.backbone.prefill(history)),
+    )
+    assert loaded.backbone.fingerprint() == model.backbone.fingerprint()
+    assert loaded.training == model.training
+    assert not list(tmp_path.glob("checkpoint*"))
+
+
+def test_a_killed_run_resumes_to_the_same_weights(tmp_path):
+    dataset = stride_dataset()
+    whole = train(dataset, SPEC, **QUICK)
+
+    def stop(progress):
+        if progress.epoch == 2:
+            raise Stop
+
+    with pytest.raises(Stop):
+        train(dataset, SPEC, folder=tmp_path, report=stop, **QUICK)
+    with pytest.raises(DataError, match="not a finished model folder"):
+        Model.load(tmp_path)
+    first = []
+    resumed = train(dataset, SPEC, folder=tmp_path, report=lambda p: first.append(p.epoch), **QUICK)
+    assert first[0] == 2
+    assert resumed.backbone.fingerprint() == whole.backbone.fingerprint()
+
+
+def test_another_run_s_checkpoint_is_refused(tmp_path):
+    dataset = stride_dataset()
+
+    def stop(progress):
+        if progress.epoch == 1:
+            raise Stop
+
+    with pytest.raises(Stop):
+        train(dataset, SPEC, folder=tmp_path, report=stop, **QUICK)
+    with pytest.raises(ConfigError, match="checkpoint of another run"):
+        train(dataset, "hstu(width=8)", folder=tmp_path, **QUICK)
+
+
+def test_training_leaves_the_caller_s_random_numbers_alone():
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    train(stride_dataset(), SPEC, **QUICK)
+    assert torch.equal(torch.rand(3), expected)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"epoch": 3}, "unknown training setting 'epoch'"),
+        ({"epochs": 0}, "epochs must be at least 1, given 0"),
+        ({"scheme": "random"}, "unknown scheme 'random'"),
+        ({"max_len": 1}, "max_len"),
+        ({"holdout": 7}, "holdout"),
+    ],
+)
+def test_wrong_settings_say_what_is_allowed(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        train(stride_dataset(), SPEC, **settings)
+
+
+def test_damaged_folders_are_refused(tmp_path):
+    with pytest.raises(DataError, match=r"model.json is missing"):
+        Model.load(tmp_path)
+    train(stride_dataset(), SPEC, folder=tmp_path, **QUICK)
+    about = json.loads((tmp_path / "model.json").read_text())
+    (tmp_path / "model.json").write_text(json.dumps(about | {"fingerprint": "0" * 16}))
+    with pytest.raises(DataError, match="the weights are not those"):
+        Model.load(tmp_path)
+    weights = (tmp_path / "weights.safetensors").read_bytes()
+    (tmp_path / "weights.safetensors").write_bytes(weights[: len(weights) // 2])
+    with pytest.raises(DataError, match="damaged"):
+        Model.load(tmp_path)
+
+
+def test_text_ids_survive_saving(tmp_path):
+    dataset = stride_dataset()
+    names = np.array([f"item-{i}" for i in dataset.items.ids], dtype=object)
+    dataset = type(dataset)(
+        dataset.user_ids,
+        dataset.offsets,
+        dataset.item_index,
+        dataset.timestamp,
+        type(dataset.items)(names, {"item-3": "Milk"}),
+    )
+    train(dataset, SPEC, folder=tmp_path, **QUICK)
+    items = Model.load(tmp_path).items
+    assert items.index("item-3") == 3
+    assert [items.title(3), items.title(4)] == ["Milk", "item-4"]
