@@ -1,0 +1,155 @@
+"""A slot's row as a sum of codewords, one from each level's codebook; the codes are stored.
+
+    r_1 = x        c_l = argmin_c |r_l - C_l[c]|        r_(l+1) = r_l - C_l[c_l]
+    x' = C_1[c_1] + ... + C_L[c_L]
+
+Codebooks are shared by all users, one set per tensor (layer, keys or values), heads joined. Level l
+is a k-means of what the levels before it leave over.
+
+Source: Chen, Guan, Wang 2010, "Approximate Nearest Neighbor Search by Residual Vector
+Quantization", Sensors 10(12), doi 10.3390/s101211259, section 2.
+Differs: greedy codes can change when the decoded row is encoded again. So from level 2 on codeword
+0 is the zero vector, and a row whose codes would change gives up its last levels (code 0) until
+they do not; level 1 alone never changes. Rows and codewords are whole multiples of a step, so every
+distance is exact and a row's codes do not depend on the rows beside it or on the machine.
+Cost: `levels` bytes a slot and tensor; time O(levels * codes * W) a slot, W = H * K, twice that for
+new slots. Shared: 2 * levels * codes * W bytes a tensor.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import faiss
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from gistrec.codecs import Learned, from_rows, rows_of
+from gistrec.errors import CodecError
+
+# Magnitudes in steps. A product of a row and a codeword, summed over up to 2^14 columns, stays
+# below 2^53, so that fp64 holds it exactly whatever the order of summation.
+LARGEST_SAMPLE = 2**13
+LARGEST_WORD = 2**15 - 1
+LARGEST_ROW = 2**22
+
+Floats = NDArray[np.float64]
+Codes = NDArray[np.int64]
+
+
+def _nearest(rows_MW: Floats, words_CW: Floats) -> Codes:
+    """Index of the codeword nearest to each row, the lowest of equally near ones."""
+    half_norm_C = (words_CW**2).sum(1) / 2
+    codes_M = np.empty(len(rows_MW), np.int64)
+    for start in range(0, len(rows_MW), 1024):  # bounds the memory, and stays in the cache
+        block = slice(start, start + 1024)
+        score = rows_MW[block] @ words_CW.T
+        score -= half_norm_C
+        codes_M[block] = score.argmax(1)
+    return codes_M
+
+
+def _cluster(rows_NW: Floats, count: int) -> Floats:
+    """At most `count` centroids of k-means, in whole steps."""
+    if len(rows_NW) <= count:
+        centroids = rows_NW
+    else:
+        kmeans = faiss.Kmeans(rows_NW.shape[1], count, niter=10, seed=0, min_points_per_centroid=1)
+        kmeans.train(rows_NW.astype(np.float32))
+        centroids = np.asarray(kmeans.centroids, np.float64)
+    return np.rint(centroids).clip(-LARGEST_WORD, LARGEST_WORD)
+
+
+class _Books(NamedTuple):
+    """The codebooks of one tensor, in steps."""
+
+    words_LCW: Floats
+    step: float
+    shape: tuple[int, ...]
+
+    def greedy(self, rows_MW: Floats) -> Codes:
+        """Each row's codes, level by level, (M, L)."""
+        rest_MW = rows_MW.copy()
+        codes_ML = np.empty((len(rows_MW), len(self.words_LCW)), np.int64)
+        for level, words_CW in enumerate(self.words_LCW):
+            codes_ML[:, level] = _nearest(rest_MW, words_CW)
+            rest_MW -= words_CW[codes_ML[:, level]]
+        return codes_ML
+
+    def sums(self, codes_ML: Codes) -> Floats:
+        """Sums of codewords, (M, W)."""
+        rows_MW: Floats = self.words_LCW[np.arange(len(self.words_LCW)), codes_ML].sum(1)
+        return rows_MW
+
+    def stable(self, rows_MW: Floats) -> Codes:
+        """Greedy codes that encode their own sum, giving up last levels where need be."""
+        codes_ML = self.greedy(rows_MW)
+        # a row that was decoded before is its own sum: most rows when a served state is re-encoded
+        moving_m = np.flatnonzero((self.sums(codes_ML) != rows_MW).any(1))
+        for kept in range(len(self.words_LCW), 1, -1):
+            codes_ML[moving_m, kept:] = 0
+            wanted_mL = codes_ML[moving_m]
+            moving_m = moving_m[(self.greedy(self.sums(wanted_mL)) != wanted_mL).any(1)]
+        codes_ML[moving_m, 1:] = 0
+        return codes_ML
+
+
+@dataclass(frozen=True)
+class RVQ(Learned):
+    """The fewest bytes per slot of all codecs here, where rows of different users are alike."""
+
+    levels: int = 2
+    """Codewords added up per row, 1 to 16; a byte each."""
+    codes: int = 256
+    """Codewords per level, 2 to 256."""
+
+    dial = "levels"
+    dial_values = range(1, 17)
+    parts = ("codes",)
+
+    def __post_init__(self) -> None:
+        if not (1 <= self.levels <= 16 and 2 <= self.codes <= 256):
+            raise CodecError(f"{self}: levels must be 1 to 16 and codes 2 to 256")
+
+    def learn(self, x: Tensor) -> dict[str, Tensor]:
+        """Codebooks (L, C, H, K) int16 in steps, and the step, a power of two."""
+        step = 2.0 ** math.frexp(float(x.abs().max()) / LARGEST_SAMPLE)[1]
+        rest_NW = np.rint(rows_of(x).double().numpy() / step)
+        books = np.zeros((self.levels, self.codes, rest_NW.shape[1]))
+        for level, words_CW in enumerate(books):
+            reserved = min(level, 1)  # the zero vector, from level 2 on
+            found = _cluster(rest_NW, self.codes - reserved)
+            words_CW[reserved : reserved + len(found)] = found
+            words_CW[reserved + len(found) :] = words_CW[0]  # never chosen, being a later equal
+            rest_NW -= words_CW[_nearest(rest_NW, words_CW)]
+        codebooks = books.astype(np.int16).reshape(*books.shape[:2], *x.shape[:-2], x.shape[-1])
+        return {"codebooks": torch.from_numpy(codebooks), "step": torch.tensor(step)}
+
+    @cached_property
+    def _books(self) -> dict[str, _Books]:
+        return {}
+
+    def _books_of(self, name: str) -> _Books:
+        if name not in self._books:
+            codebooks = self.table(f"{name}.codebooks")
+            words_LCW = codebooks.flatten(2).double().numpy()
+            step = float(self.table(f"{name}.step"))
+            self._books[name] = _Books(words_LCW, step, codebooks.shape[2:])
+        return self._books[name]
+
+    def quantize(self, name: str, x: Tensor) -> dict[str, Tensor]:
+        """Codes (M, levels), uint8."""
+        books = self._books_of(name)
+        rows_MW = np.rint(rows_of(x).double().numpy() / books.step)
+        codes_ML = books.stable(rows_MW.clip(-LARGEST_ROW, LARGEST_ROW))
+        return {"codes": torch.from_numpy(codes_ML.astype(np.uint8))}
+
+    def dequantize(self, name: str, parts: Mapping[str, Tensor]) -> Tensor:
+        """Sums of codewords: (H, M, K)."""
+        books = self._books_of(name)
+        rows_MW = books.sums(parts["codes"].numpy().astype(np.int64)) * books.step
+        return from_rows(torch.from_numpy(rows_MW.astype(np.float32)), books.shape)
