@@ -1,0 +1,201 @@
+"""The history log: every event of every user in a few bytes, appended to and never edited.
+
+Shapes: n events.
+
+A user has one head and any number of blocks. The head holds the newest events as small records, so
+that appending one writes nothing else; when it grows past `TAIL_EVENTS` or `TAIL_BYTES`, its events
+move into a block, coded by column, that never changes again. Ids are the caller's, so the log
+outlives every model. The layout is in docs/state-format.md.
+
+Cost: 3.2 bytes an event on ml-1m with ratings, appended one by one.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from operator import index
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gistrec.errors import ConflictError, CorruptStateError, DataError
+from gistrec.integers import Ints
+from gistrec.log_blocks import REMEDY, Logged, LogHead, decode_block, joined
+from gistrec.stores import Entry, Put, StateStore
+from gistrec.wire import check_user_id
+
+_HEADS = "h/"
+_ATTEMPTS = 1000  # at writing a head; one of several writers always succeeds
+
+
+class HistoryLog:
+    """All users' histories on a store. Many processes may append and read at the same time."""
+
+    def __init__(self, store: StateStore) -> None:
+        self._store = store
+
+    def append(
+        self,
+        user_id: str,
+        item_ids: Sequence[int | str],
+        timestamps: Sequence[int],
+        actions: Sequence[int] | None = None,
+        *,
+        expected_length: int | None = None,
+    ) -> int:
+        """Add events at the end of a user's history.
+
+        Args:
+            user_id: Any text of 1 to 256 bytes in UTF-8.
+            item_ids: All whole numbers or all text, as the user's earlier ones.
+            timestamps: Unix seconds; kept as they are, in the order given.
+            actions: What was done, one whole number an event. As soon as one event of a user has an
+                action, the others count as 0.
+            expected_length: Append only if the history has this many events now.
+
+        Returns:
+            The new length.
+
+        Raises:
+            ConflictError: the history has another length than expected.
+            DataError: the columns do not fit together, or the item ids not to the earlier ones.
+        """
+        events = _columns(item_ids, timestamps, actions)
+        for _ in range(_ATTEMPTS):
+            entry = self._store.get(_head_key(user_id))
+            head = _head_of(user_id, entry) or LogHead(is_text=_is_text(events))
+            if expected_length not in (None, head.length):
+                raise ConflictError(
+                    f"the history of user {user_id!r} has {head.length} events, expected were "
+                    f"{expected_length}: read it again and repeat the change"
+                )
+            if not len(events.timestamp):
+                return head.length
+            if _is_text(events) != head.is_text:
+                kind = "text" if head.is_text else "whole numbers"
+                raise DataError(
+                    f"item ids of user {user_id!r} have been {kind} so far, given now "
+                    f"{list(item_ids)[:3]}: give {kind}"
+                )
+            head, blocks = head.append(events)
+            first = head.num_blocks - len(blocks)
+            puts = [Put(_head_key(user_id), head.to_bytes(), entry.version if entry else 0)]
+            puts += [Put(_block_key(user_id, first + n), blob) for n, blob in enumerate(blocks)]
+            try:
+                self._store.put_many(puts)
+            except ConflictError:
+                continue
+            return head.length
+        raise ConflictError(
+            f"the history of user {user_id!r} changed {_ATTEMPTS} times while appending: too many "
+            "writers for one user; try again"
+        )
+
+    def read(self, user_id: str, start: int = 0) -> Logged:
+        """The events from a place in the history on; only the blocks that hold them are read.
+
+        Raises:
+            CorruptStateError: the stored bytes are damaged.
+        """
+        if start < 0:
+            raise DataError(f"a history starts at 0, given start={start}")
+        numbers = range(0)
+        while True:
+            # head and blocks as of one moment: a writer may seal a block, or forget the user
+            keys = [_head_key(user_id), *(_block_key(user_id, n) for n in numbers)]
+            entry, *blocks = self._store.get_many(keys)
+            head = _head_of(user_id, entry)
+            if head is None:
+                return Logged(np.zeros(0, np.int64), np.zeros(0, np.int64), None)
+            needed, first = head.blocks_from(start)
+            if needed == numbers:
+                break
+            numbers = needed
+        sizes = head.block_sizes
+        parts = []
+        for n, block in zip(numbers, blocks, strict=True):
+            what = f"block {n} of the history of user {user_id!r}"
+            parts.append(decode_block(block.blob if block else b"", what))
+            if len(parts[-1].timestamp) != sizes[n]:
+                raise CorruptStateError(f"{what} does not have {sizes[n]} events: {REMEDY}")
+        return joined([*parts, head.tail()]).part(start - first)
+
+    def length(self, user_id: str) -> int:
+        """How many events a user's history has."""
+        head = _head_of(user_id, self._store.get(_head_key(user_id)))
+        return head.length if head else 0
+
+    def nbytes(self, user_id: str) -> int:
+        """Bytes stored for a user: head and blocks, keys not counted."""
+        entry = self._store.get(_head_key(user_id))
+        head = _head_of(user_id, entry)
+        return len(entry.blob) + head.sealed_bytes if entry and head else 0
+
+    def forget(self, user_id: str) -> bool:
+        """Remove a user's history, damaged or not; whether there was one."""
+        while (entry := self._store.get(_head_key(user_id))) is not None:
+            prefix = _block_key(user_id, "")
+            blocks = [k for k in self._store.keys(prefix) if k.removeprefix(prefix).isdigit()]
+            try:
+                self._store.put_many(
+                    [Put(_head_key(user_id), None, entry.version)] + [Put(k, None) for k in blocks]
+                )
+            except ConflictError:
+                continue  # an event came in between
+            return True
+        return False
+
+    def users(self) -> Iterator[str]:
+        """The ids of all users who have a history, in byte order."""
+        return (key.removeprefix(_HEADS) for key in self._store.keys(_HEADS))
+
+
+def _head_key(user_id: str) -> str:
+    return _HEADS + check_user_id(user_id)
+
+
+def _block_key(user_id: str, number: int | str) -> str:
+    return f"b/{user_id}/{number}"
+
+
+def _head_of(user_id: str, entry: Entry | None) -> LogHead | None:
+    if entry is None:
+        return None
+    return LogHead.from_bytes(entry.blob, f"history of user {user_id!r}")
+
+
+def _is_text(events: Logged) -> bool:
+    return events.item_id.dtype.kind == "U"
+
+
+def _columns(
+    item_ids: Sequence[int | str], timestamps: Sequence[int], actions: Sequence[int] | None
+) -> Logged:
+    """The caller's events, checked."""
+    lengths = [len(column) for column in (item_ids, timestamps, actions) if column is not None]
+    if len(set(lengths)) > 1:
+        raise DataError(f"columns of {lengths} entries: give every event all of its columns")
+    if any(isinstance(item, str) for item in item_ids):
+        item_id: NDArray[Any] = _texts(item_ids)
+    else:
+        item_id = _int64("item ids", item_ids)
+    action = None if actions is None else _int64("actions", actions)
+    return Logged(item_id, _int64("timestamps", timestamps), action)
+
+
+def _int64(what: str, values: Iterable[Any]) -> Ints:
+    try:
+        return np.fromiter(map(index, values), np.int64)
+    except (TypeError, OverflowError) as error:
+        raise DataError(f"{what} must be whole numbers of 64 bits: {error}") from None
+
+
+def _texts(item_ids: Sequence[Any]) -> NDArray[np.str_]:
+    try:
+        if any("\0" in item or not item.encode() for item in item_ids):
+            raise ValueError  # numpy drops zero characters at the end
+    except (TypeError, AttributeError, ValueError):
+        raise DataError(
+            f"item ids {list(item_ids)[:3]} ...: give all of them as whole numbers, or all as "
+            "non-empty text without zero characters"
+        ) from None
+    return np.array(item_ids, np.str_)

@@ -1,0 +1,154 @@
+"""Stores: bytes by key. Synchronous, thread-safe; they know nothing of users or tensors.
+
+One file per engine; a file's name is the scheme of its URLs (`ram://`, `lmdb:///path`).
+Subclass `StateStore`: `open`, `get_many`, `put_many`, `keys` and `close`.
+
+Keys are text of 1 to `MAX_KEY_BYTES` bytes in UTF-8. Versions of a key grow and are never used
+again, not even after the key was deleted: a writer that still holds an old version always fails.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple, Self
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from gistrec import registry
+from gistrec.errors import ConfigError, ConflictError, DataError
+
+MAX_KEY_BYTES = 511
+"""The limit of lmdb, kept by all engines so that a log can move from one to another."""
+
+
+class Entry(NamedTuple):
+    """What a key holds."""
+
+    blob: bytes
+    version: int
+    """Grows with every write of the key; 0 stands for "no entry"."""
+
+
+class Put(NamedTuple):
+    """One write of an atomic group."""
+
+    key: str
+    blob: bytes | None
+    """None removes the entry."""
+    if_version: int | None = None
+    """Write only if the entry's version is this one (0: only if there is none)."""
+
+
+class StateStore(ABC):
+    """Bytes by key, with compare-and-set.
+
+    Laws (shipped as `gistrec.testing.stores.StoreTests`): read your write; missing is None; a
+    conflict changes nothing; a group is written whole or not at all; versions are not used again;
+    what was written is there on reopening.
+    """
+
+    @classmethod
+    @abstractmethod
+    def open(cls, path: str, **options: str) -> Self:
+        """Open by the URL's path and query options.
+
+        Raises:
+            ConfigError: an option is unknown. StoreUnavailableError: it can't be opened.
+        """
+
+    @abstractmethod
+    def get_many(self, keys: Sequence[str]) -> list[Entry | None]:
+        """The entries of several keys, in order, all as of one moment."""
+
+    @abstractmethod
+    def put_many(self, puts: Sequence[Put]) -> list[int]:
+        """Write a group of entries with different keys, all or none.
+
+        Returns:
+            The new versions, in order; 0 where an entry was removed.
+
+        Raises:
+            ConflictError: one of the expected versions is not the present one; nothing is written.
+        """
+
+    @abstractmethod
+    def keys(self, prefix: str = "") -> Iterator[str]:
+        """All keys with a prefix, in byte order."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Release files and connections; closing twice is harmless."""
+
+    def get(self, key: str) -> Entry | None:
+        """The entry of a key, or None."""
+        return self.get_many([key])[0]
+
+    def put(self, key: str, blob: bytes, *, if_version: int | None = None) -> int:
+        """Write one entry; its new version."""
+        return self.put_many([Put(key, blob, if_version)])[0]
+
+    def delete(self, key: str) -> bool:
+        """Remove a key; whether it was there."""
+        while (entry := self.get(key)) is not None:
+            try:
+                self.put_many([Put(key, None, entry.version)])
+            except ConflictError:
+                continue  # written or removed in between
+            return True
+        return False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+COMPONENT_BASES = (StateStore,)
+
+
+def key_bytes(key: str) -> bytes:
+    """A key in UTF-8.
+
+    Raises:
+        DataError: it is empty, too long, or not valid text.
+    """
+    try:
+        raw = key.encode()
+    except UnicodeEncodeError:
+        raise DataError(f"key {key!r} has half a surrogate pair: give valid text") from None
+    if not 0 < len(raw) <= MAX_KEY_BYTES:
+        raise DataError(
+            f"key {key[:40]!r} has {len(raw)} bytes, allowed are 1 to {MAX_KEY_BYTES}: shorten it"
+        )
+    return raw
+
+
+def check_version(put: Put, present: int) -> None:
+    """Compare-and-set: whether a write may go ahead when its key is at version `present`.
+
+    Raises:
+        ConflictError: the versions differ.
+    """
+    if put.if_version is not None and put.if_version != present:
+        raise ConflictError(
+            f"{put.key!r} is at version {present}, not at {put.if_version}: somebody else wrote "
+            "it; read it again and repeat the change"
+        )
+
+
+def open_store(url: str) -> StateStore:
+    """Open a store by its URL: `ram://`, `lmdb:///absolute/path`, `lmdb://relative/path`.
+
+    Query options go to the engine: `lmdb:///path?sync=off`.
+
+    Raises:
+        ConfigError: not a URL of a known engine. StoreUnavailableError: it can't be opened.
+    """
+    scheme, found, _ = url.partition("://")
+    if not found:
+        raise ConfigError(f"{url!r} is not a store URL: write ram:// or lmdb:///path/of/a/folder")
+    parts = urlsplit(url)
+    options: Mapping[str, str] = dict(parse_qsl(parts.query, keep_blank_values=True))
+    store: StateStore = registry.find("stores", scheme).open(
+        unquote(parts.netloc + parts.path), **options
+    )
+    return store
