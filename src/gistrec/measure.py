@@ -1,0 +1,245 @@
+"""One model on one data set, measured: accuracy and bytes of a recipe, offline and online.
+
+Shapes: U users of the task, N users of the online sample, K items of a list.
+
+`Subject` holds what all recipes share, so that it is computed once: prefilled states, the lists of
+the uncompressed model, the log's bytes, and where the online replay begins.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+
+import numpy as np
+
+from gistrec.codecs import Chain, Codec
+from gistrec.dataset import Dataset, History, Ints, Scheme
+from gistrec.errors import ConfigError, DataError
+from gistrec.evaluate import Task
+from gistrec.history_log import HistoryLog
+from gistrec.state import UserState
+from gistrec.state_cache import Recipe
+from gistrec.stores import open_store
+from gistrec.train import Model
+from gistrec.wire import manifest_of, pack, split_bytes, unpack
+
+_HELD_BYTES = 3 << 30
+"""Prefilled states kept in memory; what exceeds it is prefilled again for every recipe."""
+_PROBES = 48
+"""Users whose states a budget is measured on."""
+_SPLIT_USERS = 64
+"""Users, about, whose bytes are divided by kind."""
+_TIMED_USERS = 64
+"""Users whose requests are timed."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Rules:
+    """How to measure. Samples are drawn with a fixed seed, so all models meet the same users."""
+
+    users: int | None = None
+    """Users evaluated; None for all."""
+    online_users: int = 128
+    """Of these, how many are replayed event by event; 0 for none."""
+    online_events: int | None = 64
+    """How many of a user's newest events are replayed; None for all, from the empty state."""
+    fit_users: int = 256
+    """Users whose states a recipe is fitted on; not those evaluated, if there are enough others."""
+    requests: int = 100
+    """Requests of each kind that are timed; 0 for none."""
+    store: str = "ram://"
+    """Where the timed states live."""
+
+    def __post_init__(self) -> None:
+        least = {"users": 1, "online_users": 0, "online_events": 1, "fit_users": 1, "requests": 0}
+        for name, low in least.items():
+            value = getattr(self, name)
+            if value is not None and value < low:
+                raise ConfigError(f"{name} must be at least {low}, given {value}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Held:
+    """What a recipe keeps of some users, and what is recommended from it."""
+
+    lists: Ints
+    """(U, K) item indices, best first."""
+    blob_bytes: Ints
+    """Stored bytes of each user's state, (U,)."""
+    parts: dict[str, float]
+    """Mean bytes by kind, before byte codecs, of some of the users."""
+
+
+class Subject:
+    """A model and the task it is measured on."""
+
+    def __init__(self, model: Model, dataset: Dataset, rules: Rules) -> None:
+        if not np.array_equal(model.items.ids, dataset.items.ids):
+            raise DataError(
+                f"the model's {len(model.items)} items are not the log's {dataset.num_items}: "
+                "measure on the log (and min_events) that the model was trained on"
+            )
+        self.model, self.dataset, self.rules = model, dataset, rules
+        self.backbone = model.backbone.eval()
+        self.scheme: Scheme = model.training.scheme
+        self.task = Task.of(dataset, self.scheme, users=rules.users)
+        self._held: dict[int, list[UserState]] = {}
+        self._held_bytes = 0
+
+    def states(self) -> Iterator[tuple[Ints, list[UserState]]]:
+        """All users in batches, with the states of their whole histories."""
+        for users in self.task.batches():
+            if (first := int(users[0])) in self._held:
+                yield users, self._held[first]
+                continue
+            states = self.backbone.prefill([self.task.history(n) for n in users])
+            size = sum(s.nbytes for s in states)
+            if self._held_bytes + size <= _HELD_BYTES:
+                self._held[first] = states
+                self._held_bytes += size
+            yield users, states
+
+    def lists_of(self, users: Ints, states: Sequence[UserState]) -> Ints:
+        """What is recommended to some users from these states, at their request times."""
+        at = self.task.request_times[users].tolist()
+        return self.task.top_k(self.backbone.score(states, at=at), users)
+
+    @cached_property
+    def full(self) -> Held:
+        """The uncompressed model: lists, and bytes of the fp32 tensors in memory."""
+        lists = np.empty((len(self.task), min(10, self.dataset.num_items)), np.int64)
+        sizes = np.empty(len(self.task), np.int64)
+        for users, states in self.states():
+            lists[users] = self.lists_of(users, states)
+            sizes[users] = [s.nbytes for s in states]
+        return Held(lists, sizes, {})
+
+    @cached_property
+    def log_bytes(self) -> Ints:
+        """What the history log stores of each user, (U,)."""
+        with open_store("ram://") as store:
+            log = HistoryLog(store)
+            sizes = []
+            for n in range(len(self.task)):
+                log_history(log, str(n), self.dataset, self.task.history(n))
+                sizes.append(log.nbytes(str(n)))
+                log.forget(str(n))
+        return np.array(sizes)
+
+    # ---- recipes ----
+
+    @cached_property
+    def _short_states(self) -> list[UserState]:
+        """States of the first 0, 1, ... events: a served state starts empty."""
+        longest = self.task.history(int(self.task.lengths.argmax()))
+        return self.backbone.prefill([longest[:n] for n in (0, 1, 2, 3, 8)])
+
+    @cached_property
+    def _fit_states(self) -> list[UserState]:
+        """States that recipes are fitted on, of users who are not evaluated if they suffice."""
+        everybody = Task.of(self.dataset, self.scheme)
+        pool = np.flatnonzero(~np.isin(everybody.split.user, self.task.split.user))
+        if len(pool) < self.rules.fit_users:
+            pool = np.arange(len(everybody))
+        rng = np.random.default_rng(1)
+        chosen = rng.choice(pool, min(self.rules.fit_users, len(pool)), replace=False)
+        return self.backbone.prefill([everybody.history(n) for n in chosen]) + self._short_states
+
+    @cached_property
+    def _probe_states(self) -> list[UserState]:
+        """States that budgets are measured on: every n-th user by history length, shuffled."""
+        by_length = np.argsort(self.task.lengths, kind="stable")
+        count = min(_PROBES, len(by_length))
+        chosen = by_length[((np.arange(count) + 0.5) * len(by_length) / count).astype(int)]
+        chosen = np.random.default_rng(5).permutation(chosen)
+        return self.backbone.prefill([self.task.history(n) for n in chosen])
+
+    def fit(self, chain: Chain) -> Recipe:
+        """The recipe, fitted."""
+        return Recipe.fit(chain, self._fit_states, model=self.backbone.fingerprint())
+
+    def at_budget(self, chain: Chain, budget_bytes: int) -> Chain:
+        """The chain with its dial turned so that a state takes at most so many bytes on average.
+
+        Raises:
+            BudgetError: no setting fits.
+        """
+        probes, model = self._probe_states, self.backbone.fingerprint()
+        fitted = Recipe.fit(chain, [*probes, *self._short_states], model=model).chain
+        # tables learned once serve all settings, unless the dial is of a codec that learns
+        refit = bool(next((c.tables for c in fitted.codecs if c.dial), {}))
+
+        def measure(codec: Codec) -> float:
+            part = codec if isinstance(codec, Chain) else Chain((codec,))
+            part = part.fit([*probes, *self._short_states]) if refit else part
+            short = [part.encode(s) for s in self._short_states]
+            manifest = manifest_of(short, model=model, codec=str(part), tables={})
+            sizes: list[int] = []
+            for state in probes:
+                sizes.append(len(pack(part.encode(state), manifest, compress=part.compress)))
+                if sum(sizes) > budget_bytes * len(probes):
+                    break  # too big, whatever the others take
+            return float(np.mean(sizes))
+
+        return fitted.at_budget(budget_bytes, measure)
+
+    def offline(self, recipe: Recipe) -> Held:
+        """Encode every user's whole history once, and recommend from the decoded bytes."""
+        lists = np.empty_like(self.full.lists)
+        sizes = np.empty(len(self.task), np.int64)
+        sample: list[bytes] = []
+        for users, states in self.states():
+            blobs = [recipe.to_bytes(s) for s in states]
+            lists[users] = self.lists_of(users, [recipe.from_bytes(b) for b in blobs])
+            sizes[users] = [len(b) for b in blobs]
+            sample += blobs[:: len(self.task) // _SPLIT_USERS + 1]
+        return Held(lists, sizes, _parts(recipe, sample))
+
+    @cached_property
+    def timed_sample(self) -> tuple[Ints, list[UserState]]:
+        """Some users, and their states."""
+        count = min(_TIMED_USERS, len(self.task))
+        users = np.random.default_rng(3).choice(len(self.task), count, replace=False)
+        return users, self.backbone.prefill([self.task.history(n) for n in users])
+
+    # ---- online ----
+
+    @cached_property
+    def online_sample(self) -> Ints:
+        """User numbers that are replayed, (N,)."""
+        count = min(self.rules.online_users, len(self.task))
+        return np.sort(np.random.default_rng(2).choice(len(self.task), count, replace=False))
+
+    @cached_property
+    def _replay(self) -> tuple[list[UserState], list[History]]:
+        """Where each replayed user starts, and the events that follow."""
+        histories = [self.task.history(n) for n in self.online_sample]
+        newest = self.rules.online_events
+        cuts = [0 if newest is None else max(len(h) - newest, 0) for h in histories]
+        starts = self.backbone.prefill([h[:c] for h, c in zip(histories, cuts, strict=True)])
+        return starts, [h[c:] for h, c in zip(histories, cuts, strict=True)]
+
+    def online(self, recipe: Recipe) -> Held:
+        """Encode after every event, as a server does, and recommend from the last state."""
+        starts, events = self._replay
+        states = [recipe.round_trip(s) for s in starts]
+        for step in range(max(map(len, events))):
+            active = [n for n, e in enumerate(events) if len(e) > step]
+            one = [events[n][step : step + 1] for n in active]
+            grown = self.backbone.append([states[n] for n in active], one)
+            for n, state in zip(active, grown, strict=True):
+                states[n] = recipe.round_trip(state)
+        blobs = [recipe.to_bytes(s) for s in states]
+        lists = self.lists_of(self.online_sample, [recipe.from_bytes(b) for b in blobs])
+        return Held(lists, np.array([len(b) for b in blobs]), _parts(recipe, blobs))
+
+
+def log_history(log: HistoryLog, user_id: str, dataset: Dataset, history: History) -> None:
+    """Write a history into the log, by external ids."""
+    log.append(user_id, dataset.items.ids[history.item_index].tolist(), history.timestamp.tolist())
+
+
+def _parts(recipe: Recipe, blobs: Sequence[bytes]) -> dict[str, float]:
+    states = [unpack(blob, recipe.manifest, expand=recipe.chain.expand) for blob in blobs]
+    split = [split_bytes(state, recipe.manifest) for state in states]
+    return {kind: float(np.mean([part[kind] for part in split])) for kind in split[0]}
