@@ -1,0 +1,63 @@
+"""Errors that only HTTP knows, and the status of every error."""
+
+from collections.abc import Mapping
+
+from starlette.requests import ClientDisconnect
+
+from gistrec.errors import (
+    CodecError,
+    ConfigError,
+    ConflictError,
+    DataError,
+    GistrecError,
+    StateError,
+    StoreError,
+    StoreUnavailableError,
+)
+from gistrec.server.schema import ErrorDetail
+
+
+class NotFoundError(GistrecError):
+    """There is no such route or user."""
+
+
+class MethodNotAllowedError(GistrecError):
+    """The route is there, but not with this method."""
+
+
+class BodyTooLargeError(GistrecError):
+    """The request's body is too long."""
+
+
+class MediaTypeError(GistrecError):
+    """The request's body is not declared to be JSON."""
+
+
+class SchemaError(GistrecError):
+    """The request does not fit the schema."""
+
+
+STATUS: Mapping[type[Exception], int] = {
+    ConfigError: 400,
+    DataError: 400,
+    CodecError: 400,
+    ClientDisconnect: 400,  # nobody is left to read it
+    NotFoundError: 404,
+    MethodNotAllowedError: 405,
+    ConflictError: 409,
+    BodyTooLargeError: 413,
+    MediaTypeError: 415,
+    SchemaError: 422,
+    StateError: 500,
+    StoreError: 500,
+    StoreUnavailableError: 503,
+}
+"""Error class -> status; the nearest base class counts."""
+
+
+def detail(error: Exception) -> ErrorDetail:
+    """What the client is told; of an error that is not in the table, only that there was one."""
+    for cls in type(error).__mro__:
+        if cls in STATUS:
+            return ErrorDetail(type(error).__name__, str(error), STATUS[cls])
+    return ErrorDetail("InternalError", "internal error: the server's log says more", 500)

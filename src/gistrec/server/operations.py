@@ -1,0 +1,208 @@
+"""The operations: what each one does, takes and gives, and its path."""
+
+import base64
+import functools
+import hashlib
+import re
+import time
+from collections.abc import Callable, Iterator, Sequence
+from importlib.resources import files
+from typing import ParamSpec, TypeVar
+
+import msgspec
+from prometheus_client import CollectorRegistry, Histogram
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+from starlette.responses import HTMLResponse
+
+from gistrec.recommender import Event, Recommender, Scored
+from gistrec.server import openapi
+from gistrec.server.errors import NotFoundError
+from gistrec.server.openapi import Operation
+from gistrec.server.schema import (
+    Appended,
+    Candidates,
+    Forgotten,
+    Health,
+    NewEvents,
+    Ranked,
+    Recommended,
+    RecommendQuery,
+    ScoredItem,
+    StateReport,
+    Stats,
+)
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def _timed(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> tuple[T, float]:
+    started = time.perf_counter()
+    result = call(*args, **kwargs)
+    return result, round((time.perf_counter() - started) * 1e3, 3)
+
+
+def _items(scored: Sequence[Scored]) -> list[ScoredItem]:
+    return [ScoredItem(s.item_id, s.score, s.title) for s in scored]
+
+
+def _unknown_user(user_id: str) -> NotFoundError:
+    return NotFoundError(f"unknown user {user_id!r}: POST events of the user first")
+
+
+class _Gathered(Collector):
+    """Metrics that the recommender knows, read when they are asked for."""
+
+    def __init__(self, recommender: Recommender) -> None:
+        self.recommender = recommender
+
+    def collect(self) -> Iterator[Metric]:
+        found = self.recommender.stats()
+        yield GaugeMetricFamily("gistrec_users", "Users with a state.", found.users)
+        yield GaugeMetricFamily(
+            "gistrec_state_bytes", "Stored bytes of all states.", found.bytes_total
+        )
+        loads = CounterMetricFamily(
+            "gistrec_state_loads", "How states were found: fresh, replayed, ...", labels=["found"]
+        )
+        for how, count in dict(self.recommender.counts).items():
+            loads.add_metric([how], count)
+        yield loads
+
+
+class Service:
+    """The operations on one recommender. A signature is a schema, a docstring a summary.
+
+    Plain methods call the recommender and run in worker threads; `async` ones answer at once,
+    however busy the workers are.
+    """
+
+    def __init__(self, recommender: Recommender) -> None:
+        self.recommender = recommender
+        # one registry per app: several apps of a process would clash in the global one
+        self.registry = CollectorRegistry()
+        self.latency = Histogram(
+            "gistrec_request_seconds",
+            "Time from receiving a request to having sent its answer.",
+            ["route", "status"],
+            registry=self.registry,
+            buckets=(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 2.5),
+        )
+        self.registry.register(_Gathered(recommender))
+
+    def observe(self, user_id: str, body: NewEvents) -> Appended:
+        """Append events to a user's history."""
+        now = int(time.time())
+        events = [
+            Event(e.item_id, now if e.timestamp is None else e.timestamp, e.action)
+            for e in body.events
+        ]
+        done, ms = _timed(self.recommender.observe, user_id, events)
+        return Appended(done.length, done.state_bytes, done.log_bytes, ms)
+
+    def recommend(self, user_id: str, query: RecommendQuery) -> Recommended:
+        """Recommend items of the whole catalogue; a user without history gets an answer too."""
+        scored, ms = _timed(
+            self.recommender.recommend,
+            user_id,
+            k=query.k,
+            exclude_seen=query.exclude_seen,
+            at=query.at,
+        )
+        _, state_bytes, log_bytes = self.recommender.sizes(user_id)
+        return Recommended(_items(scored), state_bytes, log_bytes, ms)
+
+    def rank(self, user_id: str, body: Candidates) -> Ranked:
+        """Put candidate items in order for a user."""
+        scored, ms = _timed(self.recommender.rank, user_id, body.item_ids, at=body.at)
+        return Ranked(_items(scored), ms)
+
+    def describe(self, user_id: str) -> StateReport:
+        """Say what is kept about a user."""
+        report, ms = _timed(self.recommender.describe, user_id)
+        if report is None:
+            raise _unknown_user(user_id)
+        return StateReport(**report._asdict(), ms=ms)
+
+    def forget(self, user_id: str) -> Forgotten:
+        """Delete a user's state and history."""
+        found, ms = _timed(self.recommender.forget, user_id)
+        if not found:
+            raise _unknown_user(user_id)
+        return Forgotten(user_id, ms)
+
+    def stats(self) -> Stats:
+        """Name the model and its recipe, count users and bytes."""
+        recommender = self.recommender
+        found, ms = _timed(recommender.stats)
+        return Stats(
+            backbone=str(recommender.backbone.spec),
+            model=recommender.recipe.manifest.model,
+            codec=str(recommender.recipe.chain),
+            num_items=len(recommender.items),
+            item_id_type="integer" if recommender.items.ids.dtype.kind in "iu" else "string",
+            users=found.users,
+            bytes_total=found.bytes_total,
+            bytes_p50=found.bytes_p50,
+            bytes_p99=found.bytes_p99,
+            shared_bytes=recommender.recipe.shared_bytes,
+            ms=ms,
+        )
+
+    async def healthz(self) -> Health:
+        """Answer while the process is alive."""
+        return Health("ok")
+
+    def readyz(self) -> Health:
+        """Answer while the store can be read."""
+        self.recommender.sizes("readyz")  # any user: only that the store answers counts
+        return Health("ok")
+
+    def metrics(self) -> bytes:
+        """Give the metrics as Prometheus text."""
+        return generate_latest(self.registry)
+
+    async def dashboard(self) -> HTMLResponse:
+        """Show a page to try the recommender."""
+        page, policy = _dashboard()
+        return HTMLResponse(page, headers={"Content-Security-Policy": policy})
+
+    async def openapi(self) -> bytes:
+        """Describe this interface as an OpenAPI 3.1 document."""
+        return _openapi_json()
+
+
+OPERATIONS = (
+    Operation("POST", "/v1/users/{user_id}/events", Service.observe),
+    Operation("GET", "/v1/users/{user_id}/recommendations", Service.recommend),
+    Operation("POST", "/v1/users/{user_id}/rank", Service.rank),
+    Operation("GET", "/v1/users/{user_id}/state", Service.describe, errors=(404,)),
+    Operation("DELETE", "/v1/users/{user_id}/state", Service.forget, errors=(404,)),
+    Operation("GET", "/v1/stats", Service.stats),
+    Operation("GET", "/healthz", Service.healthz),
+    Operation("GET", "/readyz", Service.readyz),
+    Operation("GET", "/metrics", Service.metrics, CONTENT_TYPE_LATEST),
+    Operation("GET", "/", Service.dashboard, "text/html"),
+    Operation("GET", "/openapi.json", Service.openapi),
+)
+
+
+@functools.cache
+def _openapi_json() -> bytes:
+    return msgspec.json.encode(openapi.document(OPERATIONS))
+
+
+@functools.cache
+def _dashboard() -> tuple[str, str]:
+    """The page, and a policy that lets no script or style run but its own, in case of a slip."""
+    page = files("gistrec.server").joinpath("dashboard.html").read_text(encoding="utf-8")
+    sources = []
+    for tag in ("script", "style"):
+        (text,) = re.findall(f"<{tag}>(.*?)</{tag}>", page, re.DOTALL)
+        digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+        sources.append(f"{tag}-src 'sha256-{digest}'")
+    return page, "; ".join(
+        ["default-src 'none'", *sources, "connect-src 'self'", "img-src data:", "base-uri 'none'"]
+    )

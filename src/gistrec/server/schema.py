@@ -1,0 +1,151 @@
+"""What the server accepts and answers. Validation and the OpenAPI document are made from these."""
+
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct
+
+MAX_BODY_BYTES = 1 << 20
+MAX_EVENTS = 1000
+MAX_CANDIDATES = 10_000
+MAX_K = 1000
+
+ItemId = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | str
+Action = Annotated[int, Meta(ge=0, le=255)]
+# until the year 9999, so that milliseconds given for seconds are refused
+Timestamp = Annotated[int, Meta(ge=0, le=253_402_300_799)]
+At = Annotated[
+    Timestamp | None,
+    Meta(description="Time of the request, Unix seconds; null: the time of the newest event."),
+]
+Length = Annotated[int, Meta(description="Events in the user's history.")]
+StateBytes = Annotated[int, Meta(description="Stored bytes of the user's state.")]
+LogBytes = Annotated[int, Meta(description="Stored bytes of the user's history log.")]
+Milliseconds = Annotated[float, Meta(description="Compute time of the recommender's call.")]
+
+
+class Input(Struct, frozen=True, forbid_unknown_fields=True):
+    """Base of all that is accepted: a misspelt field is an error."""
+
+
+class NewEvent(Input, frozen=True):
+    """One interaction."""
+
+    item_id: ItemId
+    timestamp: Annotated[Timestamp | None, Meta(description="Unix seconds; null: now.")] = None
+    action: Annotated[Action | None, Meta(description="What the user did, in your code.")] = None
+
+
+class NewEvents(Input, frozen=True):
+    """Events to append, oldest first."""
+
+    events: Annotated[list[NewEvent], Meta(min_length=1, max_length=MAX_EVENTS)]
+
+
+class Candidates(Input, frozen=True):
+    """Items to put in order for a user."""
+
+    item_ids: Annotated[list[ItemId], Meta(min_length=1, max_length=MAX_CANDIDATES)]
+    at: At = None
+
+
+class RecommendQuery(Input, frozen=True):
+    """What to recommend."""
+
+    k: Annotated[int, Meta(ge=1, le=MAX_K, description="Length of the list.")] = 10
+    exclude_seen: Annotated[
+        bool | None,
+        Meta(description="Leave out items of the user's history; null: as the model was trained."),
+    ] = None
+    at: At = None
+
+
+class Appended(Struct, frozen=True):
+    """What is kept about the user after the append."""
+
+    length: Length
+    state_bytes: StateBytes
+    log_bytes: LogBytes
+    ms: Milliseconds
+
+
+class ScoredItem(Struct, frozen=True):
+    """An item and its score; scores compare within one answer only."""
+
+    item_id: ItemId
+    score: float
+    title: Annotated[str, Meta(description="Its name, or its id where no name is known.")]
+
+
+class Recommended(Struct, frozen=True):
+    """Items, best first."""
+
+    items: list[ScoredItem]
+    state_bytes: StateBytes
+    log_bytes: LogBytes
+    ms: Milliseconds
+
+
+class Ranked(Struct, frozen=True):
+    """The candidates, best first."""
+
+    items: list[ScoredItem]
+    ms: Milliseconds
+
+
+class StateReport(Struct, frozen=True):
+    """What is kept about a user."""
+
+    user_id: str
+    length: Length
+    covered: Annotated[int, Meta(description="Of these, how many the stored state covers.")]
+    slots: Annotated[int, Meta(description="Slots that the state holds.")]
+    state_bytes: StateBytes
+    log_bytes: LogBytes
+    model: Annotated[str, Meta(description="Fingerprint of the model that wrote the state.")]
+    codec: Annotated[str, Meta(description="Spec of the codecs that compressed it.")]
+    ms: Milliseconds
+
+
+class Forgotten(Struct, frozen=True):
+    """The user whose state and history were deleted."""
+
+    user_id: str
+    ms: Milliseconds
+
+
+class Stats(Struct, frozen=True):
+    """The model, its recipe, and what the stored states cost."""
+
+    backbone: Annotated[str, Meta(description="Spec of the backbone.")]
+    model: Annotated[str, Meta(description="Fingerprint of the model.")]
+    codec: Annotated[str, Meta(description="Spec of the codecs.")]
+    num_items: Annotated[int, Meta(description="Items that the model knows.")]
+    item_id_type: Annotated[
+        Literal["integer", "string"], Meta(description="JSON type of their ids.")
+    ]
+    users: Annotated[int, Meta(description="Users with a stored state.")]
+    bytes_total: Annotated[int, Meta(description="Stored bytes of all states.")]
+    bytes_p50: Annotated[float, Meta(description="Stored bytes of a state, median.")]
+    bytes_p99: Annotated[float, Meta(description="Stored bytes of a state, 99th percentile.")]
+    shared_bytes: Annotated[int, Meta(description="Bytes of the tables that all users share.")]
+    ms: Milliseconds
+
+
+class Health(Struct, frozen=True):
+    """All is well."""
+
+    status: Literal["ok"]
+
+
+class ErrorDetail(Struct, frozen=True):
+    """What was given, what is allowed, what to do."""
+
+    type: Annotated[str, Meta(description="Class of the error.")]
+    message: str
+    status: Annotated[int, Meta(description="The HTTP status again.")]
+
+
+class ErrorAnswer(Struct, frozen=True):
+    """The one shape of every error."""
+
+    error: ErrorDetail
