@@ -1,0 +1,167 @@
+"""Options that several verbs have, and the model that they train or find."""
+
+import dataclasses
+import hashlib
+import json
+import time
+import tomllib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from cyclopts import Parameter
+from rich.progress import TextColumn
+
+from gistrec.cli._output import Work
+from gistrec.errors import ConfigError
+
+if TYPE_CHECKING:
+    from gistrec.dataset import Dataset
+    from gistrec.train import Model, Progress
+
+RUN_FILE = "run.toml"
+
+
+@Parameter(name="*")
+@dataclasses.dataclass(frozen=True)
+class TrainingSettings:
+    """How `train` and `bench` train; the defaults are those of `gistrec.train.Training`."""
+
+    scheme: Literal["leave_last_out", "last_basket"] = "leave_last_out"
+    """What is predicted: each user's last event, or the last basket (events of one time)."""
+    learning_rate: float = 2e-3
+    """Peak of the schedule."""
+    batch_tokens: int = 6400
+    """Events per step, padding included."""
+    max_len: int = 1024
+    """Longest training window, in events."""
+    seed: int = 0
+    """Seed of weights, order and dropout."""
+
+
+def dataset_of(data: str, min_events: int) -> "Dataset":
+    """The data set of a `--data` option."""
+    from gistrec.dataset import Dataset
+    from gistrec.events import read
+
+    return Dataset.from_events(read(data), min_events=min_events)
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """A run file.
+
+    Raises:
+        ConfigError: it is not TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ConfigError(f"{path} is not TOML: {error}") from None
+
+
+def name_of(data: str) -> str:
+    """What result rows call a log: its file or folder, without the way to it; else its spec."""
+    from gistrec.registry import parse_spec
+
+    if "(" not in data:
+        return Path(data).name
+    path = parse_spec(data)[0].options.get("path")
+    return Path(path).name if isinstance(path, str) else data
+
+
+def run_of(
+    dataset: "Dataset", backbone: str, settings: TrainingSettings, *, epochs: int, holdout: int
+) -> dict[str, Any]:
+    """What decides a training's result, to be told from other runs."""
+    from gistrec.registry import parse_spec
+
+    digest = hashlib.sha256()
+    for column in (
+        dataset.items.ids.astype(str),
+        dataset.offsets,
+        dataset.item_index,
+        dataset.timestamp,
+    ):
+        digest.update(column.tobytes())
+    return {
+        "backbone": " | ".join(map(str, parse_spec(backbone))),
+        "epochs": epochs,
+        "holdout": holdout,
+        **dataclasses.asdict(settings),
+        "log": {
+            "users": dataset.num_users,
+            "items": dataset.num_items,
+            "events": len(dataset.timestamp),
+            "sha256": digest.hexdigest(),
+        },
+    }
+
+
+def trained(
+    dataset: "Dataset", run: dict[str, Any], folder: Path, work: Work, **about: Any
+) -> tuple["Model", float | None]:
+    """The model of a run: trained, or its training resumed, or as it is found in the folder.
+
+    Args:
+        dataset: What to train on.
+        run: As `run_of` gives it.
+        folder: The model folder. `run.toml` beside the model says what the run was.
+        work: Where progress goes.
+        **about: More that `run.toml` should say.
+
+    Returns:
+        The model and the seconds of its training, None if some of it was done before.
+
+    Raises:
+        ConfigError: the folder holds another run.
+    """
+    from gistrec.train import Model, train
+
+    begun = (folder / "checkpoint.safetensors").exists()
+    finished = (folder / "model.json").exists()
+    if begun or finished:
+        _check_same(folder, run)
+    if finished:
+        work.note(f"{folder} holds this model already: it is not trained again")
+        return Model.load(folder), None
+    if begun:
+        work.note(f"{folder} holds a part of this training: it is continued")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / RUN_FILE).write_text(_toml(about | run), encoding="utf-8")
+    settings = {name: value for name, value in run.items() if name not in ("backbone", "log")}
+    started = time.perf_counter()
+    with work.progress(TextColumn("{task.fields[now]}")) as progress:
+        bar = progress.add_task("training", total=1.0, now="")
+
+        def report(at: "Progress") -> None:
+            now = f"loss {at.loss:.4f}, {at.tokens_per_s:,.0f} events/s"
+            progress.update(bar, completed=at.fraction, now=now)
+
+        model = train(dataset, run["backbone"], folder=folder, report=report, **settings)
+    return model, None if begun else time.perf_counter() - started
+
+
+def _check_same(folder: Path, run: dict[str, Any]) -> None:
+    path = folder / RUN_FILE
+    if not path.exists():
+        raise ConfigError(f"{folder} holds a model, but no {RUN_FILE}: give another folder")
+    before = read_toml(path)
+    differs = [
+        "another log" if key == "log" else f"{key} {before.get(key)!r}, not {value!r}"
+        for key, value in run.items()
+        if before.get(key) != value
+    ]
+    if differs:
+        raise ConfigError(
+            f"{folder} holds another training ({'; '.join(differs)}): give another folder, or "
+            "remove this one"
+        )
+
+
+def _toml(run: dict[str, Any]) -> str:
+    """A run as TOML, tables last; a JSON string or number is one of TOML, too."""
+    plain = {k: v for k, v in run.items() if v is not None and not isinstance(v, dict)}
+    lines = [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in plain.items()]
+    for name, table in run.items():
+        if isinstance(table, dict):
+            lines += ["", f"[{name}]", _toml(table).rstrip()]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,83 @@
+"""`gistrec bench`: what recipes cost and lose on a log."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from gistrec.cli._output import Work
+from gistrec.cli._settings import TrainingSettings, dataset_of, name_of, run_of, trained
+from gistrec.cli.report import tables
+from gistrec.errors import ConfigError
+
+
+def bench(
+    *,
+    data: str,
+    model: Path | None = None,
+    backbone: str | None = None,
+    codec: Annotated[list[str], Parameter(show_default=False)] = [],
+    budget_bytes: Annotated[list[int], Parameter(show_default=False)] = [],
+    online: bool = False,
+    users: int | None = None,
+    out: Path = Path("results.jsonl"),
+    epochs: int = 5,
+    min_events: int = 5,
+    settings: TrainingSettings = TrainingSettings(),
+    work: Work = Work(),
+) -> None:
+    """Measure what recipes cost and what they lose on a log.
+
+    Accuracy, bytes per user and latency; beside them always the uncompressed state, recomputing
+    from the log, and baselines that only count. Rows are appended; what the file holds already is
+    not measured again.
+
+    Args:
+        data: Log: a file, a MovieLens folder, or a spec such as "csv(path='log.csv', user='uid')".
+        model: Model folder, trained on this log.
+        backbone: Instead of a model: architecture to train first, in a folder beside the results.
+        codec: Codecs to measure, such as "recent(keep=64) | int8()"; repeatable.
+        budget_bytes: Bytes of a user's state that codecs with a dial are turned to; repeatable.
+        online: Measure the drift, too: encode after every append, as a server does.
+        users: Users evaluated, drawn at random; all of them if not given.
+        out: File of result rows.
+        epochs: Passes over the log, with --backbone.
+        min_events: Users with fewer events are left out; what the model was trained with.
+    """
+    from gistrec import benchmark, codecs
+    from gistrec.measure import Rules
+    from gistrec.train import Model
+
+    if (model is None) == (backbone is None):
+        raise ConfigError("give either --model FOLDER or --backbone SPEC, for example hstu()")
+    if model is not None and (epochs, settings) != (5, TrainingSettings()):
+        raise ConfigError("--model is trained already: leave out the options of a training")
+    for spec in codec:
+        codecs.parse(spec)  # wrong ones are told before the training
+    dataset = dataset_of(data, min_events)
+    seconds = None
+    if model is not None:
+        fitted = Model.load(model)
+    else:
+        run = run_of(dataset, str(backbone), settings, epochs=epochs, holdout=1)
+        key = hashlib.sha256(json.dumps(run).encode()).hexdigest()[:8]
+        folder = out.with_name(f"{out.stem}-model-{key}")
+        fitted, seconds = trained(dataset, run, folder, work, data=data, min_events=min_events)
+    rows = benchmark.run(
+        fitted,
+        dataset,
+        out,
+        data=name_of(data),
+        recipes=codec,
+        budgets=budget_bytes,
+        rules=Rules(users=users) if online else Rules(users=users, online_users=0),
+        train_seconds=seconds,
+        quiet=work.json or work.quiet,
+    )
+    report = f"gistrec report {out} --html {out.with_suffix('.html')}"
+    work.show(
+        {"results": str(out), "rows": rows, "report": report},
+        f"{tables(rows)}\n\n{len(rows)} rows are in {out}; see them: {report}",
+    )

@@ -1,0 +1,101 @@
+"""`gistrec data`: fetch, look at and write logs."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cyclopts import App
+from rich.progress import DownloadColumn
+
+from gistrec.cli._output import PARAMETER, Output, Work, aligned
+
+app = App(
+    name="data", help="Fetch, look at and write interaction logs.", default_parameter=PARAMETER
+)
+
+
+@app.command(name="list")
+def list_(*, output: Output = Output()) -> None:
+    """List the logs that `data get` knows, with their sizes and terms."""
+    from gistrec.download import DATASETS
+
+    document = {
+        name: {"url": d.url, "size_bytes": d.size_bytes, "terms": d.terms}
+        for name, d in DATASETS.items()
+    }
+    rows = [[name, f"{d.size_bytes / 1e6:,.0f} MB", d.terms] for name, d in DATASETS.items()]
+    output.show(document, aligned(rows, left=3))
+
+
+@app.command
+def get(name: str, /, *, out: Path = Path("data"), work: Work = Work()) -> None:
+    """Fetch a public log from its provider and check it.
+
+    Args:
+        name: One of `gistrec data list`.
+        out: Folder to put it in; made if it does not exist.
+    """
+    from gistrec.download import DATASETS, fetch
+
+    with work.progress(DownloadColumn()) as progress:
+        bar = progress.add_task(name)
+        folder = fetch(
+            name,
+            out,
+            progress=lambda done, total: progress.update(bar, completed=done, total=total),
+        )
+    work.note(DATASETS[name].terms)
+    work.show({"data": str(folder)}, f"read it with --data {folder}")
+
+
+@app.command
+def stats(data: str, /, *, output: Output = Output()) -> None:
+    """Say what a log looks like: users, items, lengths, ties, repeats.
+
+    Args:
+        data: A file, a MovieLens folder, or a spec such as "csv(path='log.csv', user='uid')".
+    """
+    from gistrec.events import read
+    from gistrec.log_stats import describe
+
+    found = describe(read(data))
+    output.show(found, "\n".join(found.lines()))
+
+
+@app.command
+def make(data: str = "synthetic()", /, *, out: Path, output: Output = Output()) -> None:
+    """Write a log as Parquet, by default a synthetic one.
+
+    Titles of items, where known, go to `<out>-items.parquet`, where `read` finds them.
+
+    Args:
+        data: Another log: a file, a folder, or a spec such as "synthetic(users=50, seed=1)".
+        out: The Parquet file; replaced as a whole if it exists.
+    """
+    from gistrec.events import read
+
+    events = read(data)
+    columns = {
+        "user_id": events.user_id,
+        "item_id": events.item_id,
+        "timestamp": events.timestamp,
+        "action": events.action,
+    }
+    if events.titles:
+        titles = {"item_id": [*events.titles], "title": [*events.titles.values()]}
+        _write_parquet(titles, out.with_name(f"{out.stem}-items.parquet"))
+    _write_parquet({name: c for name, c in columns.items() if c is not None}, out)
+    output.show({"data": str(out), "events": len(events)}, f"{out}: {len(events):,} events")
+
+
+def _write_parquet(columns: Mapping[str, Any], path: Path) -> None:
+    import duckdb
+    import numpy as np
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    with duckdb.connect() as con:
+        con.register("columns", {name: np.asarray(c) for name, c in columns.items()})
+        con.execute("COPY columns TO ? (FORMAT parquet, COMPRESSION zstd)", [str(part)])
+    os.replace(part, path)

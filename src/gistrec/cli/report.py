@@ -1,0 +1,92 @@
+"""`gistrec report`: result rows as a page or tables."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gistrec.cli._output import Output, aligned
+from gistrec.errors import DataError
+
+if TYPE_CHECKING:
+    from gistrec.results import Row
+    from gistrec.summary import Bench, Point
+
+
+def report(
+    results: Path,
+    /,
+    *,
+    html: Path | None = None,
+    markdown: bool = False,
+    output: Output = Output(),
+) -> None:
+    """Show what `bench` measured, as a table or as a page.
+
+    Args:
+        results: File of result rows.
+        html: Write a page that needs no network to this file.
+        markdown: Print full Markdown tables instead of a short one.
+    """
+    from gistrec import results as files
+    from gistrec.report import to_html, to_markdown
+    from gistrec.summary import benches
+
+    rows = files.load(results)
+    if not rows:
+        raise DataError(f"{results} holds no result row: run `gistrec bench` first")
+    document: dict[str, Any] = {"benches": [_plain(bench) for bench in benches(rows)]}
+    text = to_markdown(rows) if markdown else tables(rows)
+    if html is not None:
+        html.parent.mkdir(parents=True, exist_ok=True)
+        part = html.with_name(html.name + ".part")
+        part.write_text(to_html(rows), encoding="utf-8")
+        os.replace(part, html)
+        document["html"] = str(html)
+        text += f"\n\nopen {html} in a browser"
+    output.show(document, text)
+
+
+def tables(rows: Sequence["Row"]) -> str:
+    """A short table for each bench, references first, then states by bytes."""
+    from gistrec.summary import benches, decimal, human_bytes
+
+    def cells(bench: "Bench", point: "Point") -> list[str]:
+        row, kept = point.row, bench.kept(point)
+        low, high = row.get("interval") or (None, None)
+        took = row.get("recommend_ms_p50")
+        return [
+            point.name,
+            human_bytes(point.state_bytes),
+            human_bytes(row.get("log_bytes")),
+            f"{decimal(row['ndcg_10'])} ({decimal(low, 3)} to {decimal(high, 3)})",
+            "" if point.drift is None else f"{point.drift:+.4f}",
+            "" if kept is None else f"{kept:.1%}",
+            "" if took is None else f"{took:.2f} ms",
+        ]
+
+    parts = []
+    for bench in benches(rows):
+        references = [p for p in bench.points if p.kind in ("baseline", "recompute")]
+        head = ["kept of a user", "state", "log", "NDCG@10 (95 %)", "drift", "of full", "recommend"]
+        table = [head, *(cells(bench, point) for point in (*references, *bench.recipes))]
+        parts.append(f"{bench.data}, {bench.split}, {bench.backbone}\n{aligned(table)}")
+    return "\n\n".join(parts)
+
+
+def _plain(bench: "Bench") -> dict[str, Any]:
+    from gistrec.summary import frontier_of
+
+    best = frontier_of(bench)
+    points = [
+        {
+            "name": point.name,
+            "served_ndcg_10": point.served,
+            "on_frontier": point in best,
+            "drift": point.drift,
+            "seeds": point.seeds,
+            **point.row,
+        }
+        for point in bench.points
+    ]
+    return {"data": bench.data, "split": bench.split, "backbone": bench.backbone, "points": points}

@@ -1,0 +1,87 @@
+"""`gistrec train`: fit a model to a log, and a recipe to the model."""
+
+from pathlib import Path
+from typing import Any
+
+from cyclopts import App, ArgumentCollection
+from cyclopts.config import Dict
+
+from gistrec.cli._output import PARAMETER, Work
+from gistrec.cli._settings import TrainingSettings, dataset_of, read_toml, run_of, trained
+
+
+def _from_file(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
+    """Take the options that were not given from the file that --config names."""
+    for option in arguments:
+        if option.name == "--config" and option.tokens:
+            path = Path(option.tokens[0].value)
+            values = read_toml(path)
+            values.pop("log", None)  # facts that a run.toml holds, no option
+            Dict({"train": values}, source=str(path))(app, commands, arguments)
+
+
+app = App(name="train", config=_from_file, default_parameter=PARAMETER)
+
+
+@app.default
+def train(
+    *,
+    data: str,
+    backbone: str = "hstu()",
+    out: Path,
+    epochs: int = 30,
+    holdout: int = 1,
+    min_events: int = 5,
+    codec: str | None = None,
+    config: Path | None = None,
+    settings: TrainingSettings = TrainingSettings(),
+    work: Work = Work(),
+) -> None:
+    """Train a model on a log.
+
+    In the end it says how accurate the model is on what was held out. A killed training is
+    continued by the same command.
+
+    Args:
+        data: Log: a file, a MovieLens folder, or a spec such as "csv(path='log.csv', user='uid')".
+        backbone: Architecture with its options, see `gistrec methods --family backbones`.
+        out: Model folder to write.
+        epochs: Passes over the log.
+        holdout: Targets per user left out of training and then predicted: 1 for the final fit, 2 to
+            choose settings without a look at the last target, 0 to train on everything.
+        min_events: Users with fewer events are left out.
+        codec: Codecs that states are stored with; fitted and saved in the model folder.
+        config: TOML file with options of this command (`learning_rate = 0.001`); flags override it.
+    """
+    from gistrec import codecs, metrics
+    from gistrec.build import fit_recipe
+    from gistrec.evaluate import evaluate
+
+    if codec is not None:
+        codec = str(codecs.parse(codec))  # wrong ones are told before the training
+    dataset = dataset_of(data, min_events)
+    run = run_of(dataset, backbone, settings, epochs=epochs, holdout=holdout)
+    about = {"data": data, "min_events": min_events, "codec": codec}
+    model, seconds = trained(dataset, run, out, work, **about)
+    if codec is not None:
+        work.note(f"fitting {codec}")
+        fit_recipe(model, dataset, codec).save(out / "recipe")
+    document: dict[str, Any] = {
+        "model": str(out),
+        "backbone": run["backbone"],
+        "codec": codec,
+        "train_seconds": seconds,
+    }
+    text = f"{out}: {run['backbone']}" + (f", states as {codec}" if codec else "")
+    if holdout:
+        work.note("measuring accuracy on what was held out")
+        split = dataset.split(settings.scheme, holdout=holdout - 1)
+        found = evaluate(model.backbone, dataset, split, scheme=settings.scheme)
+        low, high = metrics.interval(found["ndcg_10"])
+        document |= {name: float(values.mean()) for name, values in found.items()}
+        document |= {"interval": (low, high), "users": len(split)}
+        text += (
+            f"\nNDCG@10 {document['ndcg_10']:.4f} ({low:.4f} to {high:.4f}), "
+            f"HR@10 {document['hr_10']:.4f}, {len(split):,} users, whole catalogue ranked"
+        )
+    work.show(document, f"{text}\nserve it: gistrec serve --model {out}")
