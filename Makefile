@@ -1,0 +1,53 @@
+# `make` runs what CI runs. Needs Python 3.11 or newer with pip; everything else goes into .venv.
+PYTHON ?= python3
+VENV ?= .venv
+WORKERS ?= 2
+BIN := $(VENV)/bin
+
+check: $(VENV)/.dev  ## what CI runs: format, lint, types, import contracts, tests that are not slow
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/pytest -n $(WORKERS) -m "not slow"
+
+test: $(VENV)/.dev  ## all tests
+	$(BIN)/pytest -n $(WORKERS)
+
+slow: $(VENV)/.dev  ## only the tests that `make check` leaves out
+	$(BIN)/pytest -n $(WORKERS) -m slow
+
+demo: $(VENV)/.demo  ## train, compress and compare on a real log; see README
+	$(BIN)/gistrec demo
+
+accuracy: $(VENV)/.demo  ## the accuracy rows of README; can be interrupted and continued
+	$(BIN)/python benchmarks/accuracy.py
+
+bench-smoke: $(VENV)/.demo  ## a benchmark of a minute, to see that it runs
+	$(BIN)/gistrec demo --quick
+
+fix: $(VENV)/.dev  ## format the code and write the generated parts of README and docs
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/python docs/generate.py
+
+golden: $(VENV)/.dev  ## write the golden files that are missing
+	$(BIN)/python tests/golden/write.py
+	$(BIN)/python tests/golden/write_losses.py
+
+clean:  ## remove the environment and what tools left behind; trained models and data stay
+	rm -rf $(VENV) build src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find src tests benchmarks docs -name __pycache__ -type d -prune -exec rm -rf {} +
+
+help:  ## this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
+
+# The stamps say which extra of pyproject.toml is installed; both share the environment, dev has all.
+$(VENV)/.demo $(VENV)/.dev: $(VENV)/.%: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "gistrec needs Python 3.11 or newer: make PYTHON=python3.12")'
+	@echo "installing gistrec[$*] into $(VENV) (once; PyTorch is large)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --editable '.[$*]'
+	@touch $@ $(if $(filter dev,$*),$(VENV)/.demo)
+
+.PHONY: check test slow demo accuracy bench-smoke fix golden clean help
