@@ -23,8 +23,9 @@ demo: $(VENV)/.demo  ## train, compress and compare on a real log; see README
 accuracy: $(VENV)/.demo  ## the accuracy rows of README; can be interrupted and continued
 	$(BIN)/python benchmarks/accuracy.py
 
-bench-smoke: $(VENV)/.demo  ## a benchmark of a minute, to see that it runs
-	$(BIN)/gistrec demo --quick
+bench-smoke: $(VENV)/.demo  ## a benchmark of seconds, to see that it runs; its numbers mean nothing
+	$(BIN)/gistrec bench --data "synthetic(users=100, length=100, items=500)" --backbone "hstu()" \
+		--epochs 1 --codec "recent(keep=16) | int8()" --codec "rvq()" --online --out runs/smoke/results.jsonl
 
 fix: $(VENV)/.dev  ## format the code and write the generated parts of README and docs
 	$(BIN)/ruff check --fix .

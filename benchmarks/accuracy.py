@@ -9,6 +9,10 @@ Settings were chosen on the event (or basket) before the last, with `--holdout 2
 include it, as the published rows do.
 """
 
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch loads; see gistrec.cli.main
+
 import argparse
 import dataclasses
 import json

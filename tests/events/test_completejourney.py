@@ -23,7 +23,7 @@ class TestCompleteJourney(EventsTests):
     ]
     num_events = 982
 
-    def source(self, folder: Path) -> CompleteJourney:
+    def source(self, folder: Path):
         return CompleteJourney(users=1)
 
 

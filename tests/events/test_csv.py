@@ -20,7 +20,7 @@ def write(path: Path, text: str) -> str:
 class TestCsv(EventsTests):
     expected = [(1, 12, 50, 1), (1, 11, 100, 0), (1, 10, 100, 255), (2, 11, 7, 3)]
 
-    def source(self, folder: Path) -> Csv:
+    def source(self, folder: Path):
         write(folder / "log-items.csv", 'item_id,title\n11,"eleven, ""11"""\n12,\n')
         text = "uid;iid;label;at\n2;11;3;7\n1;11;0;100\n1;12;1;50\n1;10;255;100\n"
         path = write(folder / "log.csv", text)
@@ -33,7 +33,7 @@ class TestCsv(EventsTests):
 class TestGzippedTabs(EventsTests):
     expected = [("007", "b", 1577836801, None), ("007", "a", 1577836801, None), ("7", "a", 0, None)]
 
-    def source(self, folder: Path) -> Csv:
+    def source(self, folder: Path):
         late, early = "2020-01-01T00:00:01Z", "1970-01-01"
         text = f'user_id\titem_id\ttimestamp\n7\ta\t{early}\n007\t"b"\t{late}\n007\ta\t{late}\n'
         (folder / "log.tsv.gz").write_bytes(gzip.compress(text.encode()))

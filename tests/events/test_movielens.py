@@ -55,7 +55,7 @@ def write_25m(folder: Path) -> Path:
 class Test100K(EventsTests):
     expected = SORTED
 
-    def source(self, folder: Path) -> MovieLens:
+    def source(self, folder: Path):
         if not (folder / "ml").exists():
             write_100k(folder / "ml")
         return MovieLens(str(folder / "ml"))
@@ -67,7 +67,7 @@ class Test100K(EventsTests):
 class Test1M(EventsTests):
     expected = SORTED
 
-    def source(self, folder: Path) -> MovieLens:
+    def source(self, folder: Path):
         if not (folder / "ml").exists():
             write_1m(folder / "ml")
         return MovieLens(str(folder / "ml"))
@@ -76,7 +76,7 @@ class Test1M(EventsTests):
 class Test25MZip(EventsTests):
     expected = [(user, movie, time, 2 * stars - 1) for user, movie, time, stars in SORTED]
 
-    def source(self, folder: Path) -> MovieLens:
+    def source(self, folder: Path):
         if not (folder / "ml.zip").exists():
             write_25m(folder / "ml-25m")
             shutil.make_archive(str(folder / "ml"), "zip", folder, "ml-25m")

@@ -24,7 +24,7 @@ def write_rows(path: Path, rows: str, columns: str = "user_id, item_id, timestam
 class TestParquet(EventsTests):
     expected = [(1, 12, 50, 1), (1, 11, 100, 0), (1, 10, 100, 255), (2, 11, 7, 3)]
 
-    def source(self, folder: Path) -> Parquet:
+    def source(self, folder: Path):
         rows = "(2, 11, 7, 3), (1, 11, 100, 0), (1, 12, 50, 1), (1, 10, 100, 255)"
         path = write_rows(folder / "log.parquet", rows, 'uid, iid, "at", label')
         write_rows(folder / "log-items.parquet", "(11, 'eleven'), (12, NULL)", "item_id, title")
@@ -42,7 +42,7 @@ class TestTextIds(EventsTests):
         ("émile", "a", 2, None),
     ]
 
-    def source(self, folder: Path) -> Parquet:
+    def source(self, folder: Path):
         rows = "('émile', 'a', 2), ('ann', '007', 1), ('Zoe', 'b', 5), ('Zoe', 'a', 5)"
         write_rows(folder / "names.parquet", "('007', 'Bond')", "item_id, title")
         return Parquet(

@@ -23,7 +23,7 @@ class TestSynthetic(EventsTests):
     expected = [(0, 7, 1601881647, 2), (0, 30, 1601881919, 2), (0, 40, 1601883061, 1)]
     num_events = 60
 
-    def source(self, folder: Path) -> Synthetic:
+    def source(self, folder: Path):
         return Synthetic(users=3, items=60, length=20, seed=1)
 
 

@@ -40,6 +40,9 @@ for verb in (bench, data, demo, doctor, methods, recommend, report, serve, state
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line, `sys.argv` by default; its exit code."""
+    # read when torch loads. Its tensors are small here, and a second thread made training and
+    # requests four to seventeen times slower on two cores; OMP_NUM_THREADS in the environment wins
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     try:
         code = app(
             sys.argv[1:] if arguments is None else arguments,
