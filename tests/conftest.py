@@ -9,3 +9,8 @@ from hypothesis import settings
 # a deadline measures how busy the machine is
 settings.register_profile("gistrec", deadline=None)
 settings.load_profile("gistrec")
+
+
+def pytest_sessionfinish(session):
+    # tests kept until the interpreter ends would keep duckdb, whose bindings then report a leak
+    session.items.clear()
