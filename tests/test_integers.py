@@ -2,7 +2,7 @@ import contextlib
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -51,6 +51,7 @@ def test_varints_come_back_and_know_their_end(values):
 
 
 @given(INT64)
+@example(2**55 - 2)
 def test_scalars_are_varints_too(value):
     assert varint(zigzag(value)) == varints(np.array([value]))
     assert Reader(varint(zigzag(value))).signed() == value

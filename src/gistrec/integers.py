@@ -250,8 +250,9 @@ def _bytes_for(bits: int) -> int:
 
 
 def _bit_lengths(residual: Residuals) -> NDArray[np.int32]:
-    # float64 may round 54 bits or more up to the next power of two: a bit too many, never too few
-    return np.minimum(np.frexp(residual.astype(np.float64))[1], 64)
+    # in halves, because float64 rounds numbers of more than 53 bits
+    high, low = (np.frexp(half.astype(np.float64))[1] for half in (residual >> 32, residual))
+    return np.where(residual >> 32 > 0, high + 32, low)
 
 
 def _put_chunks(residual: Residuals, bits: int) -> bytes:
