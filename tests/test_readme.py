@@ -42,6 +42,7 @@ def test_the_python_quick_start_runs_as_written(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_the_command_lines_run_as_written(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for words in gistrec_commands():
@@ -59,7 +60,8 @@ def test_adding_a_method_goes_as_contributing_says(tmp_path):
     for path, code in zip(paths, code_blocks("CONTRIBUTING.md", "python"), strict=True):
         (tmp_path / path).parent.mkdir(exist_ok=True)
         (tmp_path / path).write_text(code)
-    for step in ("tests/golden/write.py", f"-m ruff check {paths[0]}", f"-m pytest {paths[1]}"):
+    steps = ["tests/golden/write.py", f"-m pytest {paths[1]}", f"-m ruff check {paths[0]}"]
+    for step in [*steps, f"-m mypy {paths[0]}"]:
         subprocess.run(
             [sys.executable, *step.split()],
             cwd=tmp_path,
