@@ -28,6 +28,22 @@ def test_users_with_few_events_are_left_out_and_counted():
         Dataset.from_events(log([(1, 1)]), min_events=9)
 
 
+def test_a_user_with_one_event_is_named():
+    dataset = Dataset.from_events(log([(5, 1), (6, 2)], [(7, 9)], [(8, 3)]), min_events=1)
+    assert dataset.num_users == 3  # histories to be stored
+    for scheme in ("leave_last_out", "last_basket"):
+        with pytest.raises(DataError, match=r"user_id 1 has one event \(item_id 7, timestamp 9\)"):
+            dataset.split(scheme)
+    with pytest.raises(DataError, match=r"1 other users.*min_events=2 or more"):
+        next(dataset.batches(batch_tokens=100, max_len=10, rng=np.random.default_rng(0)))
+
+
+def test_a_log_with_nothing_to_train_on():
+    dataset = Dataset.from_events(log([(5, 1), (6, 2)], [(7, 9), (5, 9)]), min_events=2)
+    with pytest.raises(DataError, match="no user has two events left to train on"):
+        next(dataset.batches(batch_tokens=100, max_len=10, rng=np.random.default_rng(0)))
+
+
 def test_the_last_basket_is_all_events_of_the_last_time():
     dataset = Dataset.from_events(BASKETS)
     split = dataset.split("last_basket")

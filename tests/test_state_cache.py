@@ -5,6 +5,8 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from gistrec import codecs
 from gistrec.codecs import ByteCodec, Chain, Codec
@@ -17,7 +19,7 @@ from gistrec.errors import (
     StaleStateError,
     StateError,
 )
-from gistrec.state import UserState, equal
+from gistrec.state import UserState, equal, slot_axis
 from gistrec.state_cache import Recipe, StateCache
 from gistrec.stores import open_store
 from gistrec.testing.data import sample_state
@@ -196,9 +198,15 @@ class TestStateCache:
         receipt = cache.save("u", STATES[4])
         held = cache.load("u")
         assert equal(held.state, recipe.round_trip(STATES[4]))
+        assert equal(receipt.state, held.state)
         assert held.version == receipt.version == cache.version("u")
-        assert held.stored_bytes == receipt.stored_bytes == len(store.get("s/u").blob)
+        assert held.stored_bytes == receipt.stored_bytes == cache.stored_bytes("u")
         assert cache.load("v") is None
+
+    def test_a_small_state_is_one_value(self, recipe, store):
+        held = StateCache(recipe, store).save("u", STATES[3])
+        assert list(store.keys()) == ["s/u"]
+        assert held.stored_bytes == len(store.get("s/u").blob)
 
     def test_compare_and_set(self, recipe, store):
         cache = StateCache(recipe, store)
@@ -218,6 +226,13 @@ class TestStateCache:
         # still known by version, so that a rebuilt one can be saved over it
         other.save("u", STATES[3], if_version=other.version("u"))
         assert other.load("u").state.length == 9
+
+    def test_a_large_state_of_another_recipe_is_stale_and_can_be_replaced(self, recipe, store):
+        StateCache(Recipe.fit("identity()", STATES, model=MODEL), store).save("u", STATES[-1])
+        other = StateCache(recipe, store)
+        with pytest.raises(StaleStateError):
+            other.load("u")
+        assert other.save("u", STATES[-1]).stored_bytes == other.stored_bytes("u") < 5000
 
     def test_states_of_another_model_are_stale(self, recipe, store):
         StateCache(recipe, store).save("u", STATES[3])
@@ -261,3 +276,175 @@ class TestStateCache:
         for call in (cache.load, cache.forget, cache.version):
             with pytest.raises(DataError, match="user id"):
                 call("")
+
+
+class Counting:
+    """A store that remembers the bytes of its last group of writes."""
+
+    def __init__(self):
+        self.inner = open_store("ram://")
+        self.written = {}
+
+    def put_many(self, puts):
+        versions = self.inner.put_many(puts)
+        self.written = {put.key: len(put.blob) for put in puts if put.blob is not None}
+        return versions
+
+    def __getattr__(self, name):
+        return getattr(self.inner, name)
+
+
+def first_slots(state, count):
+    """The state of a user before the newest slots came."""
+    kept = {
+        name: tensor.narrow(slot_axis(name, tensor), 0, count) for name, tensor in state.slots()
+    }
+    return state.replace({**state.tensors, **kept}, length=count + 1)
+
+
+@pytest.fixture(params=["identity()", "int8()", "bf16() | zstd()"])
+def growing(request):
+    """A cache of states that only gain slots."""
+    return StateCache(Recipe.fit(request.param, STATES, model=MODEL), Counting())
+
+
+class TestLargeStates:
+    whole = sample_state(400)
+
+    def test_an_append_writes_the_tail_only(self, growing):
+        held = growing.save("u", first_slots(self.whole, 300))
+        assert growing._store.written.keys() == {"s/u", "q/u"}
+        for count in range(301, 306):
+            state = first_slots(self.whole, count)
+            held = growing.save("u", state, grown_from=held)
+            assert growing._store.written.keys() == {"s/u"}
+            assert growing._store.written["s/u"] < 2000
+            again = growing.load("u")
+            assert equal(again.state, growing.recipe.round_trip(state))
+            assert equal(held.state, again.state)
+            assert held[1:3] == again[1:3]
+            assert held.stored_bytes == growing.stored_bytes("u")
+
+    @settings(max_examples=25)
+    @given(cuts=st.lists(st.integers(0, 399), min_size=2, max_size=8, unique=True))
+    def test_cuts_do_not_matter(self, cuts):
+        recipe = Recipe.fit("int8()", STATES, model=MODEL)
+        cache, held = StateCache(recipe, Counting()), None
+        for count in sorted(cuts):
+            state = first_slots(self.whole, count)
+            cache.save("u", state, grown_from=held)
+            held = cache.load("u")
+            assert equal(held.state, recipe.round_trip(state))
+            assert len(cache._store.get("s/u").blob) <= 2000
+
+    def test_a_long_tail_is_sealed(self, growing):
+        held, sealed = None, 0
+        for count in range(0, 400, 7):
+            state = first_slots(self.whole, count)
+            held = growing.save("u", state, grown_from=held)
+            sealed += "q/u" in growing._store.written
+            assert equal(growing.load("u").state, growing.recipe.round_trip(state))
+        assert 1 < sealed < 40
+
+    def test_slots_that_changed_are_written_whole(self, growing):
+        held = growing.save("u", first_slots(self.whole, 300))
+        other = first_slots(sample_state(400, seed=3), 301)
+        growing.save("u", other, grown_from=held)
+        assert "q/u" in growing._store.written
+        assert equal(growing.load("u").state, growing.recipe.round_trip(other))
+        shorter = first_slots(self.whole, 290)
+        growing.save("u", shorter, grown_from=growing.load("u"))
+        assert equal(growing.load("u").state, growing.recipe.round_trip(shorter))
+
+    def test_evicted_states_are_written_whole(self):
+        recipe = Recipe.fit("recent(keep=100)", STATES, model=MODEL)
+        cache = StateCache(recipe, Counting())
+        held = cache.save("u", first_slots(self.whole, 200))
+        again = recipe.round_trip(first_slots(self.whole, 210))
+        cache.save("u", again, grown_from=held)
+        assert "q/u" in cache._store.written
+        assert equal(cache.load("u").state, again)
+
+    def test_a_state_that_became_small_leaves_no_block(self, growing):
+        held = growing.save("u", self.whole)
+        growing.save("u", first_slots(self.whole, 3), grown_from=held)
+        assert list(growing._store.keys()) == ["s/u"]
+
+    def test_a_state_of_fixed_size_is_one_value(self):
+        states = [s.replace({"k.0": torch.randn(2, 300, 8)}) for s in STATES]
+        cache = StateCache(Recipe.fit("identity()", states, model=MODEL), Counting())
+        held = cache.save("u", states[0])
+        cache.save("u", states[1], grown_from=held)
+        assert list(cache._store.keys()) == ["s/u"]
+        assert equal(cache.load("u").state, states[1])
+
+    def test_somebody_elses_write_is_not_lost(self, growing):
+        held = growing.save("u", first_slots(self.whole, 300))
+        growing.save("u", first_slots(self.whole, 350), grown_from=held)
+        with pytest.raises(ConflictError):
+            growing.save("u", first_slots(self.whole, 301), grown_from=held)
+        assert growing.load("u").state.num_slots == 350
+
+    def test_every_damage_is_noticed(self):
+        cache = StateCache(Recipe.fit("int8()", STATES, model=MODEL), open_store("ram://"))
+        held = cache.save("u", first_slots(self.whole, 300))
+        cache.save("u", first_slots(self.whole, 302), grown_from=held)
+        for key in ("s/u", "q/u"):
+            blob = cache._store.get(key).blob
+            for place in {*range(24), *range(len(blob) - 24, len(blob)), len(blob) // 2}:
+                cache._store.put(key, blob[:place] + bytes([blob[place] ^ 1]) + blob[place + 1 :])
+                with pytest.raises((CorruptStateError, FormatVersionError)):
+                    cache.load("u")
+            cache._store.put(key, blob)
+        cache._store.delete("q/u")
+        with pytest.raises(CorruptStateError, match="sealed block"):
+            cache.load("u")
+
+    def test_forget_leaves_nothing(self, growing):
+        growing.save("u", self.whole)
+        growing.save("u/v", self.whole)
+        assert growing.forget("u") is True
+        assert growing.forget("u") is False
+        assert set(growing._store.keys()) == {"s/u/v", "q/u/v"}
+        growing._store.delete("s/u/v")  # lost by the store
+        assert growing.forget("u/v") is True
+        assert not list(growing._store.keys())
+
+    def test_stats_count_blocks_and_tails(self, growing):
+        sizes = [growing.save(f"{n}", STATES[n % 6]).stored_bytes for n in range(300)]
+        assert growing.stats().bytes_total == sum(sizes)
+        assert growing.stats().users == 300
+
+    def test_golden_tail(self):
+        def state(slots):
+            return UserState(
+                {
+                    "k.0": torch.arange(2.0 * slots).reshape(1, slots, 2),
+                    "item": torch.arange(slots) + 7,
+                    "tail.item": torch.tensor([9]),
+                },
+                slots + 1,
+                MODEL,
+            )
+
+        recipe = Recipe.fit("identity()", [state(1), state(4)], model=MODEL)
+        cache = StateCache(recipe, open_store("ram://"))
+        cache.save("u", state(300))
+        # written by version 0.1
+        tail = "00e2f5eafe01f6b1d4e8af02010300001644004016440080164400c0164401e60402d504fb674bb3"
+        cache._store.put("s/u", bytes.fromhex(tail))
+        assert equal(cache.load("u").state, state(302))
+
+    def test_forget_wins_over_a_save_in_between(self, growing, monkeypatch):
+        growing.save("u", self.whole)
+        put_many, raced = growing._store.inner.put_many, []
+
+        def slow(puts):
+            if not raced:
+                raced.append(True)
+                growing.save("u", first_slots(self.whole, 300))
+            return put_many(puts)
+
+        monkeypatch.setattr(growing._store.inner, "put_many", slow)
+        assert growing.forget("u") is True
+        assert not list(growing._store.keys())

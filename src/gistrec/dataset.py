@@ -190,10 +190,12 @@ class Dataset:
                 out and predicts what comes before it. Users without history are left out.
 
         Raises:
-            DataError: no user has a history and a target. ConfigError: unknown scheme.
+            DataError: a user has one event only, or nobody has a history and a target.
+            ConfigError: unknown scheme.
         """
         if scheme not in SCHEMES:
             raise ConfigError(f"unknown split {scheme!r}: allowed: {', '.join(SCHEMES)}")
+        self._check_no_single_events()
         start, end = self.offsets[:-1], self.offsets[1:].copy()
         target = self._target_start(scheme, end)
         for _ in range(holdout):
@@ -206,6 +208,17 @@ class Dataset:
                 "give a log with longer histories"
             )
         return Split(good, start[good], target[good], end[good])
+
+    def _check_no_single_events(self) -> None:
+        single = np.flatnonzero(np.diff(self.offsets) == 1)
+        if len(single):
+            row = self.offsets[single[0]]
+            item = self.items.ids[self.item_index[row]]
+            raise DataError(
+                f"user_id {self.user_ids[single[0]]!s} has one event (item_id {item!s}, timestamp "
+                f"{self.timestamp[row]}), and so have {len(single) - 1} other users: there is "
+                "nothing to predict it from; leave such users out with min_events=2 or more"
+            )
 
     def _target_start(self, scheme: Scheme, end: Ints) -> Ints:
         start = self.offsets[:-1]
@@ -259,9 +272,18 @@ class Dataset:
             scheme: `last_basket` trains next-basket pairs, `leave_last_out` next-item pairs.
             holdout: How many targets are left out at the end: 1 for a final fit (the test target
                 alone), 2 to choose hyper-parameters on the validation target.
+
+        Raises:
+            DataError: a user has one event only, or nobody has two events to train on.
         """
+        self._check_no_single_events()
         end = self._training_end(scheme, holdout)
         windows = _windows(self.offsets[:-1], end, max_len, rng)
+        if not len(windows):
+            raise DataError(
+                f"no user has two events left to train on once {holdout} target(s) per user are "
+                "left out: give a log with longer histories"
+            )
         order = np.argsort(windows[:, 1] - windows[:, 0], kind="stable")
         groups: list[list[int]] = [[]]
         for n in order:

@@ -10,7 +10,6 @@ skipped by the model, until a model that knows them rebuilds the state.
 """
 
 import collections
-import dataclasses
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,8 +29,7 @@ from gistrec.errors import (
 )
 from gistrec.history_log import HistoryLog
 from gistrec.log_blocks import Logged
-from gistrec.state import UserState
-from gistrec.state_cache import CacheStats, Recipe, StateCache
+from gistrec.state_cache import CacheStats, Held, Recipe, StateCache
 from gistrec.stores import StateStore, open_store
 from gistrec.train import Model
 
@@ -79,16 +77,6 @@ class UserReport(NamedTuple):
     log_bytes: int
     model: str
     codec: str
-
-
-@dataclasses.dataclass(frozen=True)
-class _Current:
-    """A user's state, up to the log, and what it takes to save a successor."""
-
-    state: UserState
-    version: int
-    """Of the stored entry; 0 if there is none."""
-    stored_bytes: int
 
 
 class Recommender:
@@ -282,7 +270,7 @@ class Recommender:
         known = index >= 0
         return History(index[known], times[known])
 
-    def _current(self, user_id: str) -> _Current:
+    def _current(self, user_id: str) -> Held:
         """The user's state, up to the log; saved if it was not."""
         for _ in range(5):
             try:
@@ -295,36 +283,35 @@ class Recommender:
             "server, or try again"
         )
 
-    def _caught_up(self, user_id: str) -> _Current:
+    def _caught_up(self, user_id: str) -> Held:
         length = self.log.length(user_id)
-        state, version = self.backbone.empty(), 0
+        held = Held(self.backbone.empty(), 0, 0)
         try:
-            held = self.states.load(user_id)
+            found = self.states.load(user_id)
         except (StaleStateError, CorruptStateError, FormatVersionError) as error:
             self.counts["corrupt" if isinstance(error, CorruptStateError) else "stale"] += 1
-            version = self.states.version(user_id)
+            held = held._replace(version=self.states.version(user_id))
         else:
-            if held is not None and held.state.length <= length:
-                state, version = held.state, held.version
-                if state.length == length:
+            if found is not None and found.state.length <= length:
+                held = found
+                if held.state.length == length:
                     self.counts["fresh"] += 1
-                    return _Current(state, version, held.stored_bytes)
+                    return held
                 self.counts["replayed"] += 1
-            elif held is not None:  # the log was erased and begun anew under this state
+            elif found is not None:  # the log was erased and begun anew under this state
                 self.counts["stale"] += 1
-                version = held.version
+                held = held._replace(version=found.version)
             elif length:
                 self.counts["missing"] += 1
         if not length:
-            return _Current(state, version, 0)
-        tail = state.tensors["tail.time"]
+            return held
+        tail = held.state.tensors["tail.time"]
         newest = int(tail[-1]) if len(tail) else 0
-        new = self._history(self.log.read(user_id, state.length), not_before=newest)
-        state = self.backbone.append([state], [new])[0]
+        new = self._history(self.log.read(user_id, held.state.length), not_before=newest)
+        state = self.backbone.append([held.state], [new])[0]
         state = state.replace(state.tensors, length=length)
-        receipt = self.states.save(user_id, state, if_version=version)
         # as the store will give it back, so that a second request equals the first
-        return _Current(self.recipe.round_trip(state), receipt.version, receipt.stored_bytes)
+        return self.states.save(user_id, state, grown_from=held)
 
     def _scored(self, index: int, score: float) -> Scored:
         item = self.items.ids[index]

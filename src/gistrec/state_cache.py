@@ -1,8 +1,12 @@
 """Codec and store together: states by user, and the only place where their bytes are counted.
 
 A state is derived from the history log, so it may be lost, outdated or damaged without harm: the
-caller rebuilds it. It is written as one value whatever its size, which suits states up to about
-2 KB; a larger one is rewritten whole at every append.
+caller rebuilds it.
+
+Up to 2,000 bytes a state is one value. A larger one is laid out for appending: a sealed block, and
+a small tail with the slots that came after it. Saving a state that only gained slots writes the
+tail; when that passes 2,000 bytes, the block is sealed anew. Codecs that move older slots (eviction
+at its limit) change the block, so their states are written whole; they are meant to be small.
 """
 
 import json
@@ -14,19 +18,26 @@ from typing import NamedTuple, Self
 
 import numpy as np
 import safetensors.torch
+import torch
 from safetensors import SafetensorError
 
 from gistrec import codecs, wire
 from gistrec.codecs import Chain
-from gistrec.errors import ConfigError, CorruptStateError, FormatVersionError
+from gistrec.errors import ConfigError, ConflictError, CorruptStateError, FormatVersionError
 from gistrec.manifest import Manifest
-from gistrec.state import UserState
-from gistrec.stores import StateStore
+from gistrec.state import UserState, slot_axis
+from gistrec.stores import Entry, Put, StateStore
 from gistrec.wire import check_user_id
 
 RECIPE_VERSION = 1
 _JSON, _TABLES = "recipe.json", "recipe.safetensors"
 _PREFIX = "s/"
+_SEALED = "q/"
+_TAIL_MARK = b"\0"
+"""First byte of a tail; a whole state begins with its format version."""
+_CRC_BYTES = 4
+_TAIL_BYTES = 2000
+"""A longer tail is sealed, and a state up to this size is not divided."""
 _KEYS_PER_READ = 256
 
 
@@ -120,6 +131,15 @@ class Recipe:
         return cls(codecs.parse(manifest.codec).with_tables(tables), manifest)
 
 
+class _Sealed(NamedTuple):
+    """The part of a large state that stays as it is while the state grows."""
+
+    encoded: UserState
+    crc: bytes
+    """The blob's own checksum, by which the tail names it."""
+    nbytes: int
+
+
 class Held(NamedTuple):
     """A stored state."""
 
@@ -128,13 +148,8 @@ class Held(NamedTuple):
     version: int
     """To be given to `save`, so that nobody's write in between is lost."""
     stored_bytes: int
-
-
-class Receipt(NamedTuple):
-    """What saving cost."""
-
-    stored_bytes: int
-    version: int
+    sealed: _Sealed | None = None
+    """The sealed block it stands on, if it is a large state."""
 
 
 class CacheStats(NamedTuple):
@@ -160,49 +175,156 @@ class StateCache:
             StaleStateError: it is of another model or recipe. CorruptStateError: it is damaged.
             FormatVersionError: it was written in another format version.
         """
-        entry = self._store.get(_key(user_id))
+        entry, block = self._entries(user_id)
         if entry is None:
             return None
-        return Held(self.recipe.from_bytes(entry.blob), entry.version, len(entry.blob))
+        if not entry.blob.startswith(_TAIL_MARK):
+            state = self.recipe.from_bytes(entry.blob)
+            return Held(state, entry.version, _nbytes(entry, block))
+        crc, tail = entry.blob[1 : 1 + _CRC_BYTES], entry.blob[1 + _CRC_BYTES :]
+        if block is None or block.blob[-_CRC_BYTES:] != crc:
+            raise CorruptStateError(
+                f"the tail of user {user_id!r}'s state stands on a sealed block that is not there: "
+                "rebuild the state from the history log"
+            )
+        sealed = _Sealed(self._unpack(block.blob), crc, len(block.blob))
+        encoded = _joined(sealed.encoded, self._unpack(tail))
+        state = self.recipe.chain.decode(encoded)
+        return Held(state, entry.version, _nbytes(entry, block), sealed)
 
     def version(self, user_id: str) -> int:
         """The version of a user's entry, readable or not; 0 if there is none."""
-        entry = self._store.get(_key(user_id))
+        entry, _ = self._entries(user_id)
         return entry.version if entry else 0
 
     def stored_bytes(self, user_id: str) -> int:
-        """What a user's entry takes, readable or not; 0 if there is none."""
-        entry = self._store.get(_key(user_id))
-        return len(entry.blob) if entry else 0
+        """What a user's state takes, readable or not; 0 if there is none."""
+        return _nbytes(*self._entries(user_id))
 
-    def save(self, user_id: str, state: UserState, *, if_version: int | None = None) -> Receipt:
+    def save(
+        self,
+        user_id: str,
+        state: UserState,
+        *,
+        if_version: int | None = None,
+        grown_from: Held | None = None,
+    ) -> Held:
         """Store a user's state.
 
+        Args:
+            user_id: Whose it is.
+            state: As a backbone writes it.
+            if_version: Save only if the stored entry is at this version (0: there is none).
+            grown_from: The stored state that this one continues; what of it is sealed and still
+                holds is then not written again. Implies its version.
+
+        Returns:
+            The state as `load` will give it back.
+
         Raises:
-            ConflictError: the entry is not at `if_version` (0: there is one).
+            ConflictError: the entry is at another version.
         """
-        blob = self.recipe.to_bytes(state)
-        return Receipt(len(blob), self._store.put(_key(user_id), blob, if_version=if_version))
+        encoded = self.recipe.chain.encode(state)
+        sealed = None
+        if grown_from is not None:
+            sealed = grown_from.sealed
+            if_version = grown_from.version
+        key, block_key = _PREFIX + check_user_id(user_id), _SEALED + user_id
+        puts = [] if sealed is None else self._tail_puts(key, encoded, sealed, if_version)
+        if not puts:
+            blob, sealed = self._pack(encoded), None
+            puts = [Put(key, blob, if_version), Put(block_key, None)]
+            if len(blob) > _TAIL_BYTES and self._grows():
+                sealed = _Sealed(encoded, blob[-_CRC_BYTES:], len(blob))
+                puts = [*self._tail_puts(key, encoded, sealed, if_version), Put(block_key, blob)]
+        version = self._store.put_many(puts)[0]
+        stored = len(puts[0].blob or b"") + (sealed.nbytes if sealed else 0)
+        return Held(self.recipe.chain.decode(encoded), version, stored, sealed)
 
     def forget(self, user_id: str) -> bool:
         """Remove a user's state, readable or not; whether there was one."""
-        return self._store.delete(_key(user_id))
+        while True:
+            entry, block = self._entries(user_id)
+            if entry is None and block is None:
+                return False
+            version = entry.version if entry else 0
+            try:
+                self._store.put_many(
+                    [Put(_PREFIX + user_id, None, version), Put(_SEALED + user_id, None)]
+                )
+            except ConflictError:
+                continue  # saved in between
+            return True
 
     def stats(self) -> CacheStats:
         """Count users and bytes; reads every state."""
-        keys = list(self._store.keys(_PREFIX))
-        sizes = [
-            len(entry.blob)
-            for start in range(0, len(keys), _KEYS_PER_READ)
-            for entry in self._store.get_many(keys[start : start + _KEYS_PER_READ])
-            if entry
-        ]
+        users = [key.removeprefix(_PREFIX) for key in self._store.keys(_PREFIX)]
+        sizes = []
+        for start in range(0, len(users), _KEYS_PER_READ):
+            part = users[start : start + _KEYS_PER_READ]
+            found = self._store.get_many([k + user for k in (_PREFIX, _SEALED) for user in part])
+            pairs = zip(found[: len(part)], found[len(part) :], strict=True)
+            sizes += [_nbytes(entry, block) for entry, block in pairs if entry]
         p50, p99 = np.percentile(sizes or [0], [50, 99])
         return CacheStats(len(sizes), sum(sizes), float(p50), float(p99))
 
+    # ---- internals ----
 
-def _key(user_id: str) -> str:
-    return _PREFIX + check_user_id(user_id)
+    def _entries(self, user_id: str) -> tuple[Entry | None, Entry | None]:
+        """What is stored of a user, as of one moment: the whole state or tail, the sealed block."""
+        check_user_id(user_id)
+        entry, block = self._store.get_many([_PREFIX + user_id, _SEALED + user_id])
+        return entry, block
+
+    def _pack(self, encoded: UserState) -> bytes:
+        recipe = self.recipe
+        return wire.pack(encoded, recipe.manifest, compress=recipe.chain.compress)
+
+    def _unpack(self, blob: bytes) -> UserState:
+        recipe = self.recipe
+        return wire.unpack(blob, recipe.manifest, expand=recipe.chain.expand)
+
+    def _grows(self) -> bool:
+        """Whether all of a state's slot tensors gain slots; a recurrent state changes whole."""
+        shapes = [s.shape for s in self.recipe.manifest.tensors if not s.name.startswith("tail.")]
+        return all(shape and shape[-1 if len(shape) == 1 else -2] == -1 for shape in shapes)
+
+    def _tail_puts(
+        self, key: str, encoded: UserState, sealed: _Sealed, if_version: int | None
+    ) -> list[Put]:
+        """The write of a tail; nothing if the sealed block does not hold or the tail is long."""
+        part = _after(encoded, sealed.encoded)
+        if part is None:
+            return []
+        blob = _TAIL_MARK + sealed.crc + self._pack(part)
+        return [Put(key, blob, if_version)] if len(blob) <= _TAIL_BYTES else []
+
+
+def _after(encoded: UserState, sealed: UserState) -> UserState | None:
+    """The slots that follow those of a sealed state; None if those are not the first ones."""
+    count, part = sealed.num_slots, dict(encoded.tensors)
+    for name, tensor in encoded.slots():
+        axis = slot_axis(name, tensor)
+        if tensor.shape[axis] < count:
+            return None
+        # as bytes: NaN and -0.0 count as what they are
+        first, old = tensor.narrow(axis, 0, count).contiguous(), sealed.tensors[name].contiguous()
+        if not torch.equal(first.view(torch.uint8), old.view(torch.uint8)):
+            return None
+        part[name] = tensor.narrow(axis, count, tensor.shape[axis] - count)
+    return encoded.replace(part)
+
+
+def _joined(sealed: UserState, part: UserState) -> UserState:
+    """The inverse of `_after`."""
+    tensors = dict(part.tensors)
+    for name, tensor in part.slots():
+        tensors[name] = torch.cat([sealed.tensors[name], tensor], slot_axis(name, tensor))
+    return part.replace(tensors)
+
+
+def _nbytes(entry: Entry | None, block: Entry | None) -> int:
+    return sum(len(found.blob) for found in (entry, block) if found)
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -151,7 +151,7 @@ def train(
 
     Raises:
         ConfigError: a wrong spec or setting, or a folder that holds another run.
-        DataError: histories too short to learn from.
+        DataError: a user with one event, or histories too short to learn from.
     """
     unknown = settings.keys() - {f.name for f in dataclasses.fields(Training)}
     if unknown:
@@ -200,11 +200,6 @@ def _loop(
                 holdout=training.holdout,
             )
         )
-        if not batches:
-            raise DataError(
-                "nothing to learn from: after leaving out targets no user has two events; give a "
-                "log with longer histories"
-            )
         total, tokens, begun = 0.0, 0, time.perf_counter()
         for done, batch in enumerate(batches):
             if not len(batch.pair_item_P):
