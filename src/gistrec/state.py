@@ -9,6 +9,13 @@ Names and axes (a state is self-describing by these rules, so codecs need no bac
 - A one-dimensional tensor has one entry per slot: `time` is (M,).
 - `tail.item`, `tail.time` are events that the layers have not absorbed yet, newest last, (T,).
   They are not slots and no codec touches them.
+- `fixed.<what>.<layer>`, `fixed.<what>` sum up the whole history in a constant size; rows on
+  axis -2, but no slots.
+- `hint.<what>` (M,) is known of a slot and of use to codecs only, no backbone reads it:
+  `hint.item`, and the attention that a slot received: `hint.total` from all queries, `hint.recent`
+  with half of it forgotten every 16 events, `hint.last` from the newest query. A chain stores a
+  hint only if one of its codecs needs it. A hint may be shorter than M: the entries of the newest
+  slots are then 0.
 - `pos` (M,) is every slot's index in the history. It appears when slots stop being consecutive;
   without it slot j is event j.
 """
@@ -40,19 +47,21 @@ class UserState:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the tensors in memory, as they are."""
-        return sum(t.numel() * t.element_size() for t in self.tensors.values())
+        """Bytes of the tensors in memory, as they are; hints are not counted."""
+        kept = (t for name, t in self.tensors.items() if not name.startswith("hint."))
+        return sum(t.numel() * t.element_size() for t in kept)
 
     @property
     def num_slots(self) -> int:
         """M: how many slots are held (0 if the state has no slot tensor)."""
         for name, tensor in self.slots():
-            return int(tensor.shape[slot_axis(name, tensor)])
+            if not name.startswith("hint."):
+                return int(tensor.shape[slot_axis(name, tensor)])
         return 0
 
     def slots(self) -> Iterator[tuple[str, Tensor]]:
         """The tensors that have one entry per slot."""
-        return ((n, t) for n, t in self.tensors.items() if not n.startswith("tail."))
+        return ((n, t) for n, t in self.tensors.items() if not n.startswith(("tail.", "fixed.")))
 
     def replace(self, tensors: Mapping[str, Tensor], *, length: int | None = None) -> "UserState":
         """The same user and model with other tensors."""
@@ -61,12 +70,15 @@ class UserState:
     def select(self, index_M: Tensor) -> "UserState":
         """Keep the slots `index_M` (ascending) of every slot tensor; `pos` says which they were."""
         kept = dict(self.tensors)
-        if "pos" not in kept:
-            kept["pos"] = torch.arange(self.num_slots)
-        for name, tensor in kept.items():
-            if not name.startswith("tail."):
-                kept[name] = tensor.index_select(slot_axis(name, tensor), index_M)
+        for name, tensor in {"pos": positions(self), **dict(self.slots())}.items():
+            whole = self.hint(name) if name.startswith("hint.") else tensor
+            kept[name] = whole.index_select(slot_axis(name, whole), index_M)
         return self.replace(kept)
+
+    def hint(self, name: str) -> Tensor:
+        """A hint, filled up with 0 for slots that it says nothing of: (M,)."""
+        hint_M = self.tensors[name]
+        return torch.cat([hint_M, hint_M.new_zeros(self.num_slots - len(hint_M))])
 
     def layers(self) -> list[int]:
         """The layers that hold something, ascending."""
@@ -77,6 +89,11 @@ class UserState:
                 if n.split(".")[1:2] and n.split(".")[1].isdigit()
             }
         )
+
+
+def item_name(state: UserState) -> str:
+    """The tensor that holds each slot's item, whether the backbone reads it or codecs alone."""
+    return "hint.item" if "hint.item" in state.tensors else "item"
 
 
 def slot_axis(name: str, tensor: Tensor) -> int:

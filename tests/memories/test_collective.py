@@ -3,7 +3,10 @@ import torch
 
 from gistrec import memories
 from gistrec.errors import ConfigError
+from gistrec.memories import Size
 from gistrec.testing.memories import MemoryTests
+
+SIZE = Size(width=16, num_heads=2, num_items=30, silu=False)
 
 
 class TestCollective(MemoryTests):
@@ -11,7 +14,7 @@ class TestCollective(MemoryTests):
 
 
 def test_an_event_leaves_its_own_numbers_and_two_indices():
-    memory = memories.build("collective(own=4, pool=8)", width=16, num_heads=2, silu=False).eval()
+    memory = memories.build("collective(own=4, pool=8)", SIZE).eval()
     held = memory.write(torch.randn(1, 3, 16))
     assert {n: tuple(t.shape) for n, t in held.items()} == {
         "ku": (1, 2, 3, 2),
@@ -23,17 +26,15 @@ def test_an_event_leaves_its_own_numbers_and_two_indices():
 
 
 def test_the_rest_of_a_key_is_a_row_of_the_pool():
-    memory = memories.build("collective(own=4, pool=8)", width=16, num_heads=2, silu=False).eval()
+    memory = memories.build("collective(own=4, pool=8)", SIZE).eval()
     held = memory.write(torch.randn(1, 3, 16))
-    key, _ = memory.keys_values(held)
+    key, _ = memory.keys_values(held, None)
     row = memory.pool[0, int(held["kp"][0, 1])]
     torch.testing.assert_close(key[0, :, 1, 2:], row)
 
 
 def test_an_even_use_of_the_pool_is_not_punished():
-    memory = memories.build(
-        "collective(own=4, pool=8, peak=0.0, balance=1.0)", width=16, num_heads=2, silu=False
-    ).train()
+    memory = memories.build("collective(own=4, pool=8, peak=0.0, balance=1.0)", SIZE).train()
     even = memory.write(torch.randn(2, 9, 16)) | {"route": torch.zeros(2, 9, 16)}
     assert memory.penalty(even, torch.ones(2, 9) > 0).item() == pytest.approx(0, abs=1e-6)
     lonely = torch.zeros(2, 9, 2, 8)
@@ -45,4 +46,4 @@ def test_an_even_use_of_the_pool_is_not_punished():
 @pytest.mark.parametrize("options", ["own=3", "own=16", "own=0", "pool=1", "pool=40000"])
 def test_impossible_sizes_are_refused(options):
     with pytest.raises(ConfigError, match=options.split("=")[0]):
-        memories.build(f"collective({options})", width=16, num_heads=2, silu=False)
+        memories.build(f"collective({options})", SIZE)

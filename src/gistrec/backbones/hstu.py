@@ -19,36 +19,53 @@ from torch import Tensor, nn
 
 from gistrec import memories
 from gistrec.backbones._blocks import POSITION_BUCKETS, TIME_BUCKETS, RelativeBias
-from gistrec.backbones._causal import Causal, Geometry, Held, Layer
+from gistrec.backbones._causal import Causal
+from gistrec.backbones._layer import MemoryLayer, Step, StepReader
 from gistrec.errors import ConfigError
+from gistrec.memories import Held, Size
+from gistrec.registry import Spec
 
 _N = 128.0
 
 
-class _HSTULayer(Layer):
-    def __init__(self, width: int, num_heads: int, memory: str, dropout: float) -> None:
+class _Reader(StepReader):
+    """Sums weighted by SiLU."""
+
+    def read(
+        self, q_BHQK: Tensor, k_BHTK: Tensor, v_BHTV: Tensor, visible: Tensor | None = None
+    ) -> Tensor:
+        score_BHQT = q_BHQK @ k_BHTK.transpose(-1, -2) + self.bias_BHQT
+        a_BHQT = F.silu(score_BHQT) * self.seen(visible)
+        self.step.note(a_BHQT)
+        return a_BHQT @ v_BHTV / _N
+
+    def weigh(self, score: Tensor, visible: Tensor | None = None) -> Tensor:
+        weight = F.silu(score) / _N
+        return weight if visible is None else weight * visible
+
+
+class _HSTULayer(MemoryLayer):
+    def __init__(self, memory: Spec, size: Size, dropout: float) -> None:
         super().__init__()
-        self.num_heads = num_heads
+        width, num_heads = size.width, size.num_heads
         self.norm_in, self.norm_out = nn.LayerNorm(width), nn.LayerNorm(width)
         self.gate_query = nn.Linear(width, 2 * width)
-        self.memory = memories.build(memory, width=width, num_heads=num_heads, silu=True)
+        self.memory = memories.build(memory, size)
         self.position = RelativeBias(num_heads, POSITION_BUCKETS)
         self.time = RelativeBias(num_heads, TIME_BUCKETS)
         self.out = nn.Linear(width, width)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x_BSD: Tensor, held: Held | None, geometry: Geometry) -> tuple[Tensor, Held]:
-        n_BSD = self.norm_in(x_BSD)
-        u_BSD, q_BSD = F.silu(self.gate_query(n_BSD)).chunk(2, dim=-1)
-        held = self.hold(held, n_BSD)
-        k_BHTK, v_BHTK = self.memory.keys_values(held)
-        q_BHSK = memories.heads(q_BSD, self.num_heads)
-        a_BHST = q_BHSK @ k_BHTK.transpose(-1, -2) + self.position(geometry.position_BST)
-        if geometry.time_BST is not None:
-            a_BHST = a_BHST + self.time(geometry.time_BST)
-        a_BHST = F.silu(a_BHST) * geometry.visible_BST[:, None]
-        y_BSD = (a_BHST @ v_BHTK).transpose(1, 2).flatten(2) / _N
-        return x_BSD + self.out(self.dropout(self.norm_out(y_BSD) * u_BSD)), held
+    def forward(self, x_BQD: Tensor, held: Held | None, step: Step) -> tuple[Tensor, Held]:
+        n_BQD = self.norm_in(x_BQD)
+        u_BQD, q_BQD = F.silu(self.gate_query(n_BQD)).chunk(2, dim=-1)
+        bias_BHQT = self.position(step.position_BQT)
+        if step.time_BQT is not None:
+            bias_BHQT = bias_BHQT + self.time(step.time_BQT)
+        q_BHQK = memories.heads(q_BQD, self.memory.size.num_heads)
+        y_BHQK, held = self.memory.attend(n_BQD, q_BHQK, held, _Reader(step, bias_BHQT))
+        y_BQD = y_BHQK.transpose(1, 2).flatten(2)
+        return x_BQD + self.out(self.dropout(self.norm_out(y_BQD) * u_BQD)), held
 
 
 class HSTU(Causal):
@@ -59,7 +76,7 @@ class HSTU(Causal):
         width: D.
         num_layers: L.
         num_heads: H; divides the width.
-        memory: Spec of what a layer writes and reads.
+        memory: Spec of what layers write and read: one for all, or one each, lowest first.
         dropout: Share of units dropped in training.
         request_time: Whether a query knows the time of the request it answers.
         repeats: Whether the user's own past events of an item raise its score (repeat purchase).
@@ -83,11 +100,13 @@ class HSTU(Causal):
     ) -> None:
         if width % num_heads:
             raise ConfigError(f"hstu: width {width} is not a multiple of num_heads {num_heads}")
+        size = Size(width, num_heads, num_items, silu=True)
+        parts = memories.each_layer(memory, num_layers)
         super().__init__(
             num_items,
             width=width,
             num_heads=num_heads,
-            layers=[_HSTULayer(width, num_heads, memory, dropout) for _ in range(num_layers)],
+            layers=[_HSTULayer(part, size, dropout) for part in parts],
             dropout=dropout,
             temperature=temperature,
             negatives=negatives,

@@ -17,33 +17,63 @@ from torch import Tensor, nn
 
 from gistrec import memories
 from gistrec.backbones._blocks import POSITION_BUCKETS, RelativeBias
-from gistrec.backbones._causal import Causal, Geometry, Held, Layer
+from gistrec.backbones._causal import Causal
+from gistrec.backbones._layer import MemoryLayer, Step, StepReader
 from gistrec.errors import ConfigError
+from gistrec.memories import Held, Size
+from gistrec.registry import Spec
 
 
-class _SASRecLayer(Layer):
-    def __init__(self, width: int, num_heads: int, memory: str, dropout: float) -> None:
+class _Reader(StepReader):
+    """Means weighted by softmax."""
+
+    def __init__(self, step: Step, bias_BHQT: Tensor, head_dim: int) -> None:
+        super().__init__(step, bias_BHQT)
+        self.scale = head_dim**-0.5
+
+    def read(
+        self, q_BHQK: Tensor, k_BHTK: Tensor, v_BHTV: Tensor, visible: Tensor | None = None
+    ) -> Tensor:
+        bias_BHQT = self._hide(self.bias_BHQT, self.seen(visible))
+        if self.step.received_BST is None:
+            each = (-1, q_BHQK.shape[1], -1, -1)
+            return F.scaled_dot_product_attention(
+                q_BHQK, k_BHTK.expand(each), v_BHTV.expand(each), bias_BHQT, scale=self.scale
+            )
+        score_BHQT = q_BHQK @ k_BHTK.transpose(-1, -2) * self.scale + bias_BHQT
+        a_BHQT: Tensor = score_BHQT.softmax(-1)
+        self.step.note(a_BHQT)
+        return a_BHQT @ v_BHTV
+
+    def weigh(self, score: Tensor, visible: Tensor | None = None) -> Tensor:
+        score = score * self.scale
+        weight: Tensor = (score if visible is None else self._hide(score, visible)).softmax(-1)
+        return weight
+
+    def _hide(self, score: Tensor, visible: Tensor) -> Tensor:
+        return score.masked_fill(~visible, torch.finfo(score.dtype).min)
+
+
+class _SASRecLayer(MemoryLayer):
+    def __init__(self, memory: Spec, size: Size, dropout: float) -> None:
         super().__init__()
-        self.num_heads = num_heads
+        width = size.width
         self.norm_in, self.norm_mid = nn.LayerNorm(width), nn.LayerNorm(width)
         self.query, self.out = nn.Linear(width, width), nn.Linear(width, width)
-        self.memory = memories.build(memory, width=width, num_heads=num_heads, silu=False)
-        self.position = RelativeBias(num_heads, POSITION_BUCKETS)
+        self.memory = memories.build(memory, size)
+        self.position = RelativeBias(size.num_heads, POSITION_BUCKETS)
         self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x_BSD: Tensor, held: Held | None, geometry: Geometry) -> tuple[Tensor, Held]:
-        n_BSD = self.norm_in(x_BSD)
-        held = self.hold(held, n_BSD)
-        k_BHTK, v_BHTK = self.memory.keys_values(held)
-        q_BHSK = memories.heads(self.query(n_BSD), self.num_heads)
-        bias_BHST = self.position(geometry.position_BST).masked_fill(
-            ~geometry.visible_BST[:, None], torch.finfo(q_BHSK.dtype).min
-        )
-        y_BHSK = F.scaled_dot_product_attention(q_BHSK, k_BHTK, v_BHTK, attn_mask=bias_BHST)
-        x_BSD = x_BSD + self.dropout(self.out(y_BHSK.transpose(1, 2).flatten(2)))
-        hidden = self.dropout(F.gelu(self.up(self.norm_mid(x_BSD))))
-        return x_BSD + self.dropout(self.down(hidden)), held
+    def forward(self, x_BQD: Tensor, held: Held | None, step: Step) -> tuple[Tensor, Held]:
+        size = self.memory.size
+        n_BQD = self.norm_in(x_BQD)
+        q_BHQK = memories.heads(self.query(n_BQD), size.num_heads)
+        reader = _Reader(step, self.position(step.position_BQT), size.head_dim)
+        y_BHQK, held = self.memory.attend(n_BQD, q_BHQK, held, reader)
+        x_BQD = x_BQD + self.dropout(self.out(y_BHQK.transpose(1, 2).flatten(2)))
+        hidden = self.dropout(F.gelu(self.up(self.norm_mid(x_BQD))))
+        return x_BQD + self.dropout(self.down(hidden)), held
 
 
 class SASRec(Causal):
@@ -54,7 +84,7 @@ class SASRec(Causal):
         width: D.
         num_layers: L.
         num_heads: H; divides the width.
-        memory: Spec of what a layer writes and reads.
+        memory: Spec of what layers write and read: one for all, or one each, lowest first.
         dropout: Share of units dropped in training.
         temperature: Cosines are divided by it.
         negatives: Sampled items per batch beside the batch's own; 0 for the whole catalogue.
@@ -74,11 +104,13 @@ class SASRec(Causal):
     ) -> None:
         if width % num_heads:
             raise ConfigError(f"sasrec: width {width} is not a multiple of num_heads {num_heads}")
+        size = Size(width, num_heads, num_items, silu=False)
+        parts = memories.each_layer(memory, num_layers)
         super().__init__(
             num_items,
             width=width,
             num_heads=num_heads,
-            layers=[_SASRecLayer(width, num_heads, memory, dropout) for _ in range(num_layers)],
+            layers=[_SASRecLayer(part, size, dropout) for part in parts],
             dropout=dropout,
             temperature=temperature,
             negatives=negatives,

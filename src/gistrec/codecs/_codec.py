@@ -70,7 +70,8 @@ class Codec(_Component):
 
     stage = PRECISION
     needs: ClassVar[frozenset[str]] = frozenset()
-    """Tensor names (without the layer) that it must find, for example {"k", "v"}."""
+    """Names (without the layer) of tensors that it must find, for example {"k", "v"}; "item" may be
+    a hint."""
 
     def fit(self, states: Sequence[UserState]) -> Self:
         """Learn shared tables from sample states, each seen as this codec's input."""
@@ -90,7 +91,7 @@ class Codec(_Component):
         Raises:
             CodecError: a tensor is missing.
         """
-        held = {name.partition(".")[0] for name in state.tensors}
+        held = {name.removeprefix("hint.").partition(".")[0] for name in state.tensors}
         if missing := self.needs - held:
             raise CodecError(
                 f"{self} needs {', '.join(sorted(missing))} in the state, which holds "
@@ -198,10 +199,16 @@ class Chain(Codec):
         return dataclasses.replace(self, byte_codecs=tuple(fitted))
 
     def encode(self, state: UserState) -> UserState:
-        """First codec first."""
+        """First codec first; hints that none of them needs are left out."""
         for codec in self.codecs:
             state = codec.encode(state)
-        return state
+        needed = frozenset[str]().union(*(codec.needs for codec in self.codecs))
+        kept = {
+            name: tensor
+            for name, tensor in state.tensors.items()
+            if not name.startswith("hint.") or name[5:] in needed
+        }
+        return state.replace(kept)
 
     def decode(self, state: UserState) -> UserState:
         """Last codec first."""

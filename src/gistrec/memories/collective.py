@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gistrec.errors import ConfigError
-from gistrec.memories import Memory, heads
+from gistrec.memories import Context, Held, Memory, Size, heads
 
 
 class Collective(Memory):
@@ -35,16 +35,15 @@ class Collective(Memory):
 
     def __init__(
         self,
+        size: Size,
         *,
-        width: int,
-        num_heads: int,
-        silu: bool,
         own: int = 4,
         pool: int = 256,
         peak: float = 0.01,
         balance: float = 0.01,
     ) -> None:
-        super().__init__(width=width, num_heads=num_heads, silu=silu)
+        super().__init__(size)
+        width, num_heads = size.width, size.num_heads
         if not 0 < own < width or own % num_heads:
             raise ConfigError(
                 f"collective(own=...) takes a multiple of the {num_heads} heads below the width "
@@ -58,7 +57,7 @@ class Collective(Memory):
         shared = (width - own) // num_heads
         self.pool = nn.Parameter(torch.randn(2, pool, num_heads, shared) * width**-0.5)
 
-    def write(self, x_BSD: Tensor) -> dict[str, Tensor]:
+    def write(self, x_BSD: Tensor) -> Held:
         """Own numbers `ku`, `vu` (B, H, S, own/H) and pool rows `kp`, `vp` (B, S) int16.
 
         In training the router's logits come along as `route` (B, S, 2, m).
@@ -67,14 +66,14 @@ class Collective(Memory):
         logits_BSCm = self.route(x_BSD).unflatten(-1, (2, -1))
         chosen = logits_BSCm.argmax(-1)
         held = {
-            "ku": heads(ku, self.num_heads),
-            "vu": heads(vu, self.num_heads),
+            "ku": heads(ku, self.size.num_heads),
+            "vu": heads(vu, self.size.num_heads),
             "kp": chosen[..., 0].to(torch.int16),
             "vp": chosen[..., 1].to(torch.int16),
         }
         return held | ({"route": logits_BSCm.flatten(2)} if self.training else {})
 
-    def keys_values(self, held: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    def keys_values(self, held: Mapping[str, Tensor], context: Context) -> tuple[Tensor, Tensor]:
         """Own numbers completed from the pools."""
         gates = self._gates(held) if "route" in held else (None, None)
         rows = [

@@ -11,21 +11,21 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from gistrec.memories import Memory, heads
+from gistrec.memories import Context, Held, Memory, Size, heads
 
 
 class Full(Memory):
     """Keys and values of all heads, as they are."""
 
-    def __init__(self, *, width: int, num_heads: int, silu: bool) -> None:
-        super().__init__(width=width, num_heads=num_heads, silu=silu)
-        self.project = nn.Linear(width, 2 * width)
+    def __init__(self, size: Size) -> None:
+        super().__init__(size)
+        self.project = nn.Linear(size.width, 2 * size.width)
 
-    def write(self, x_BSD: Tensor) -> dict[str, Tensor]:
+    def write(self, x_BSD: Tensor) -> Held:
         """`k` and `v`, each (B, H, S, K)."""
         k_BSD, v_BSD = self.activation(self.project(x_BSD)).chunk(2, dim=-1)
-        return {"k": heads(k_BSD, self.num_heads), "v": heads(v_BSD, self.num_heads)}
+        return {"k": heads(k_BSD, self.size.num_heads), "v": heads(v_BSD, self.size.num_heads)}
 
-    def keys_values(self, held: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    def keys_values(self, held: Mapping[str, Tensor], context: Context) -> tuple[Tensor, Tensor]:
         """What was written."""
         return held["k"], held["v"]
