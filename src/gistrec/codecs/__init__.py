@@ -5,6 +5,7 @@ name. A codec is a frozen dataclass: its fields are its options, and `str(codec)
 
 Write a new one by subclassing
     `Evict`      give `importance`; the base owns top-k, gathering, sinks, window and budget
+    `EvictByAttention`  name the hint that counts attention
     `Quantize`   give `quantize` and `dequantize` of one tensor; the base walks the state
     `Learned`    a `Quantize` with tables fitted per tensor; give `learn` too
     `Codec`      give `encode` and `decode`
@@ -28,7 +29,7 @@ from gistrec.codecs._codec import (
     Measure,
     chain,
 )
-from gistrec.codecs._evict import Evict
+from gistrec.codecs._evict import Evict, EvictByAttention
 from gistrec.codecs._quantize import Learned, Quantize, from_rows, is_row_tensor, rows_of
 
 __all__ = [
@@ -40,6 +41,7 @@ __all__ = [
     "Chain",
     "Codec",
     "Evict",
+    "EvictByAttention",
     "Learned",
     "Measure",
     "Quantize",

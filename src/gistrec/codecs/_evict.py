@@ -6,6 +6,7 @@ Shapes: M slots, H heads.
 import dataclasses
 from abc import abstractmethod
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -20,8 +21,8 @@ class Evict(Codec):
     """Base of codecs that keep some slots and drop the others, the same ones in every layer.
 
     One choice per user, not one per layer or head: positions and times are then stored once.
-    HSTU has no softmax, so dropped slots shrink the attention sum; its layer norm absorbs a common
-    factor, and no rescaling is done.
+    HSTU has no softmax, so dropped slots shrink the attention sum. Nothing is rescaled: the layer
+    norm behind the sum takes out a common factor.
     """
 
     keep: int
@@ -46,6 +47,11 @@ class Evict(Codec):
         return self.sink + max(self.window, 1)
 
     @property
+    def newest(self) -> int:
+        """How many of the newest slots are always kept."""
+        return self.window
+
+    @property
     def dial_values(self) -> Sequence[int]:
         """From the smallest `keep` with these sinks and window on."""
         return range(self._least(), 1 << 16)
@@ -63,7 +69,7 @@ class Evict(Codec):
         layers = state.layers() or [0]
         score_M = torch.stack([self.importance(state, n).float().mean(0) for n in layers]).mean(0)
         score_M[: self.sink] = torch.inf
-        score_M[slots - self.window :] = torch.inf
+        score_M[slots - self.newest :] = torch.inf
         # of equally important slots the newest stay
         best = torch.argsort(score_M.flip(0), descending=True, stable=True)[: self.keep]
         return state.select((slots - 1 - best).sort().values)
@@ -71,3 +77,53 @@ class Evict(Codec):
     def decode(self, state: UserState) -> UserState:
         """The state as it is: what was evicted is gone."""
         return state
+
+
+SCORE_STEPS = 2048
+"""Steps per factor of two in which a score is stored: 0.03 %, so that small additions count."""
+NO_SCORE = -(2**15)
+
+
+@dataclasses.dataclass(frozen=True)
+class EvictByAttention(Evict):
+    """Base of codecs that keep the slots which queries attended to most.
+
+    The backbone counts the attention of all layers and heads, in absolute value (HSTU's weights may
+    be negative), and the count stays with the kept slots.
+    """
+
+    window: int = dataclasses.field(default=0, init=False, repr=False)
+    # no option: a share of `keep` instead, so that it follows the dial
+    share: float = 0.5
+    """Share of the kept slots beyond the sinks that are the newest, 0 to 1."""
+
+    score: ClassVar[str]
+    """Name of the hint that holds the count."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.share <= 1:
+            raise CodecError(f"{self}: share must be 0 to 1")
+
+    @property
+    def newest(self) -> int:
+        """At least one, as nothing has had a chance to attend to it yet."""
+        return max(1, round(self.share * (self.keep - self.sink)))
+
+    def importance(self, state: UserState, layer: int) -> Tensor:
+        """Attention received, the same for all layers: (1, M)."""
+        return state.hint(f"hint.{self.score}")[None]
+
+    def encode(self, state: UserState) -> UserState:
+        """The kept slots and their scores, on a logarithmic scale: `score` (M,) int16."""
+        kept = dict(super().encode(state).tensors)
+        log_M = kept.pop(f"hint.{self.score}").double().log2() * SCORE_STEPS
+        kept[self.score] = log_M.round().clamp(NO_SCORE, -NO_SCORE - 1).to(torch.int16)
+        return state.replace(kept)
+
+    def decode(self, state: UserState) -> UserState:
+        """The scores as a hint again; what was evicted is gone."""
+        tensors = dict(state.tensors)
+        code_M = tensors.pop(self.score)
+        score_M = torch.exp2(code_M.double() / SCORE_STEPS) * (code_M > NO_SCORE)
+        return state.replace(tensors | {f"hint.{self.score}": score_M.float()})

@@ -74,9 +74,9 @@ def _shared_slots(state: UserState, other: UserState) -> UserState:
     return state.select(torch.isin(positions(state), positions(other)).nonzero()[:, 0])
 
 
-def odd_numbers() -> UserState:
+def odd_numbers(state: UserState | None = None) -> UserState:
     """A state with rows of zeros, tiny and huge numbers, equal numbers and powers of two."""
-    state = sample_state(REFERENCE_LENGTH)
+    state = sample_state(REFERENCE_LENGTH) if state is None else state
     slots = state.num_slots
     scale_M1 = torch.ones(slots, 1)
     scale_M1[0::5] = 10.0 ** torch.linspace(-44, 37, len(scale_M1[0::5]))[:, None]
@@ -133,12 +133,22 @@ class CodecTests(_Golden):
     """States to fit on; empty: `samples()`."""
 
     @classmethod
+    def sample(cls, length: int, *, seed: int = 0) -> UserState:
+        """A state to encode, with what the codec needs."""
+        return sample_state(length, seed=seed)
+
+    @classmethod
+    def odd_numbers(cls) -> UserState:
+        """A state of rows that are hard to quantise."""
+        return odd_numbers(cls.sample(REFERENCE_LENGTH))
+
+    @classmethod
     @cache
     def fitted(cls) -> Codec:
         return cls.codec.fit(cls.fit_on or samples())
 
     def test_input_is_untouched(self) -> None:
-        state, same = sample_state(64), sample_state(64)
+        state, same = self.sample(64), self.sample(64)
         encoded = self.fitted().encode(state)
         assert equal(state, same)
         self.fitted().decode(encoded)
@@ -147,19 +157,19 @@ class CodecTests(_Golden):
     @pytest.mark.parametrize("length", LENGTHS)
     def test_encoding_again_changes_nothing(self, length: int) -> None:
         for seed in range(5):
-            encoded = self.fitted().encode(sample_state(length, seed=seed))
+            encoded = self.fitted().encode(self.sample(length, seed=seed))
             again = self.fitted().encode(self.fitted().decode(encoded))
             assert equal(again, encoded)
 
     def test_encoding_odd_numbers_again_changes_nothing(self) -> None:
-        encoded = self.fitted().encode(odd_numbers())
+        encoded = self.fitted().encode(self.odd_numbers())
         decoded = self.fitted().decode(encoded)
         assert all(bool(t.isfinite().all()) for t in decoded.tensors.values())
         assert equal(self.fitted().encode(decoded), encoded)
 
     @pytest.mark.parametrize("length", LENGTHS)
     def test_decoding_restores_the_tensors(self, length: int) -> None:
-        state = sample_state(length)
+        state = self.sample(length)
         decoded = self.fitted().decode(self.fitted().encode(state))
         kept = state.select(positions(decoded))
         assert decoded.tensors.keys() - {"pos"} == state.tensors.keys()
@@ -169,7 +179,9 @@ class CodecTests(_Golden):
                 kept.tensors[name].dtype,
                 kept.tensors[name].shape,
             )
-            if not is_row_tensor(name, tensor):
+            if name.startswith("hint."):  # codecs may store them in coarse steps
+                torch.testing.assert_close(tensor, kept.tensors[name], rtol=1e-3, atol=1e-6)
+            elif not is_row_tensor(name, tensor):
                 assert torch.equal(tensor, kept.tensors[name])
 
     def test_tensors_are_the_same_at_every_length(self) -> None:
@@ -181,11 +193,11 @@ class CodecTests(_Golden):
                 found[name] = (tensor.dtype, shape)
             return found
 
-        layouts = [layout(self.fitted().encode(sample_state(length))) for length in LENGTHS]
+        layouts = [layout(self.fitted().encode(self.sample(length))) for length in LENGTHS]
         assert layouts[1:] == layouts[:-1]
 
     def test_states_without_items(self) -> None:
-        state = sample_state(64)
+        state = self.sample(64)
         tensors = {n: t for n, t in state.tensors.items() if n != "item"}
         encoded = self.fitted().encode(state.replace(tensors))
         whole = self.fitted().encode(state)
@@ -197,16 +209,16 @@ class CodecTests(_Golden):
         assert parse(repr(self.codec)) == chain([self.codec])
 
     def test_encoded_state_is_smaller(self) -> None:
-        state = sample_state(REFERENCE_LENGTH)
+        state = self.sample(REFERENCE_LENGTH)
         assert self.fitted().encode(state).nbytes < state.nbytes
 
     def test_error_is_bounded(self) -> None:
-        state = sample_state(REFERENCE_LENGTH)
+        state = self.sample(REFERENCE_LENGTH)
         decoded = self.fitted().decode(self.fitted().encode(state))
         assert relative_error(decoded, state) <= self.max_error
 
     def test_appending_leaves_the_codes_of_older_slots(self) -> None:
-        whole = sample_state(51)
+        whole = self.sample(51)
         held = self.fitted().encode(first_slots(whole, 0))
         for place in range(50):
             before = held
@@ -216,7 +228,7 @@ class CodecTests(_Golden):
     @classmethod
     def write_golden(cls) -> None:
         cls.write(cls.fitted())
-        state = sample_state(12, seed=1)
+        state = cls.sample(12, seed=1)
         encoded = cls.fitted().encode(state)
         save_state(cls.folder() / "state.safetensors", state)
         save_state(cls.folder() / "encoded.safetensors", encoded)

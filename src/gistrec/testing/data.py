@@ -26,7 +26,7 @@ def stride_dataset(*, users: int = 40, items: int = 30, length: int = 24) -> Dat
 def sample_state(
     length: int, *, seed: int = 0, num_layers: int = 2, num_heads: int = 2, head_dim: int = 8
 ) -> UserState:
-    """A state as a two-layer backbone with item memory would write it, values drawn at random.
+    """A state as a two-layer backbone that reads items would write it, values drawn at random.
 
     The newest event is in the tail, so there are `length - 1` slots.
     """
@@ -45,3 +45,10 @@ def sample_state(
             tensors[f"{what}.{layer}"] = low + 0.3 * noise
     tensors["tail.item"], tensors["tail.time"] = item[slots:], time[slots:]
     return UserState(tensors, length, "0123456789abcdef")
+
+
+def with_hint(state: UserState, name: str) -> UserState:
+    """The state with a random `hint.<name>` of each slot."""
+    rng = torch.Generator().manual_seed(state.length)
+    hint_M = torch.rand(state.num_slots, generator=rng)
+    return state.replace({**state.tensors, f"hint.{name}": hint_M})
