@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load, save
 from torch import Tensor
 
+from gistrec import backbones
 from gistrec.codecs import Codec, Evict, chain, parse
 from gistrec.codecs.bf16 import BF16
 from gistrec.codecs.identity import Identity
@@ -16,7 +17,8 @@ from gistrec.codecs.recent import Recent
 from gistrec.codecs.rvq import RVQ
 from gistrec.codecs.zstd import Zstd
 from gistrec.errors import BudgetError, CodecError
-from gistrec.state import UserState, equal
+from gistrec.state import UserState, equal, positions
+from gistrec.testing.backbones import NUM_ITEMS, random_history
 from gistrec.testing.codecs import LENGTHS, REFERENCE_LENGTH, odd_numbers, samples
 from gistrec.testing.data import sample_state
 
@@ -75,6 +77,8 @@ def test_empty_chain_is_an_error() -> None:
         "lowrank(rank=5) | int8()",
         "lowrank(rank=5) | rvq(levels=4, codes=32)",
         "recent(keep=30) | lowrank(rank=1) | int8() | zstd()",
+        "groupmean(group=3, window=4) | int8()",
+        "mergeevict(keep=30) | rvq(codes=32)",
     ],
 )
 def test_encoding_again_changes_nothing(spec: str) -> None:
@@ -166,3 +170,18 @@ def test_missing_tensor_is_an_error() -> None:
 def test_numbers_that_stand_alone_are_left_alone() -> None:
     state = UserState({"k.0": torch.ones(2, 3, 4), "weight": torch.ones(3)}, 3)
     assert Int8().encode(state).tensors["weight"] is state.tensors["weight"]
+
+
+@pytest.mark.parametrize(
+    "spec", ["random(keep=9)", "keynorm(keep=9)", "tova(keep=9)", "mergeevict(keep=9)"]
+)
+def test_positions_go_on_behind_evicted_slots(spec: str) -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        net = backbones.build("hstu(width=16)", num_items=NUM_ITEMS).eval()
+    chain, states = parse(spec), [net.empty()]
+    whole = random_history(40)
+    for n in range(40):
+        states = net.append(states, [whole[n : n + 1]])
+        states = [chain.decode(chain.encode(state)) for state in states]
+        assert positions(states[0])[-1:].tolist() == [n - 1][:n]

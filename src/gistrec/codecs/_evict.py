@@ -48,8 +48,9 @@ class Evict(Codec):
 
     @property
     def newest(self) -> int:
-        """How many of the newest slots are always kept."""
-        return self.window
+        """How many of the newest slots are always kept: one at least, because its place in the
+        history tells where the next event stands."""
+        return max(self.window, 1)
 
     @property
     def dial_values(self) -> Sequence[int]:
@@ -107,7 +108,7 @@ class EvictByAttention(Evict):
 
     @property
     def newest(self) -> int:
-        """At least one, as nothing has had a chance to attend to it yet."""
+        """The share of `keep`, one at least."""
         return max(1, round(self.share * (self.keep - self.sink)))
 
     def importance(self, state: UserState, layer: int) -> Tensor:

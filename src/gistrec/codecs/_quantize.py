@@ -17,7 +17,8 @@ from gistrec.state import UserState
 
 
 def is_row_tensor(name: str, tensor: Tensor) -> bool:
-    """Whether a state's tensor holds a row of numbers per slot, such as keys and values."""
+    """Whether a state's tensor holds rows of numbers: one per slot, such as keys and values, or
+    those of a `fixed.*` summary."""
     return tensor.is_floating_point() and tensor.ndim > 1 and not name.startswith("tail.")
 
 
@@ -110,7 +111,7 @@ class Learned(Quantize):
         """
         found: dict[str, list[Tensor]] = {}
         for state in states:
-            for name, tensor in state.slots():
+            for name, tensor in state.tensors.items():
                 if is_row_tensor(name, tensor) and tensor.shape[-2]:
                     found.setdefault(name, []).append(tensor)
         if not found:
