@@ -146,8 +146,8 @@ def norms(*values: float) -> UserState:
 @pytest.mark.parametrize(
     ("codec", "kept"),
     [
-        (KeyNorm(keep=2), [2, 4]),
-        (KeyNorm(keep=3, sink=1), [0, 2, 4]),
+        (KeyNorm(keep=3), [2, 4, 6]),
+        (KeyNorm(keep=4, sink=1), [0, 2, 4, 6]),
         (KeyNorm(keep=3, window=2), [4, 5, 6]),
         (KeyNorm(keep=4, sink=1, window=2), [0, 4, 5, 6]),
         (KeyNorm(keep=9), [0, 1, 2, 3, 4, 5, 6]),
