@@ -15,8 +15,6 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch loads; see gist
 
 import argparse
 import dataclasses
-import json
-import time
 from pathlib import Path
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -76,11 +74,7 @@ def main() -> None:
 def one(name: str, planned: Run, holdout: int, out: Path) -> None:
     dataset = Dataset.from_events(load(planned.data), min_events=3)
     folder = ROOT / "runs" / "accuracy" / (name if holdout == 1 else f"{name}-holdout")
-    clock = folder / "seconds.json"
     if not (folder / "model.json").exists():
-        # seconds of this call and, where a checkpoint is resumed, of those before it
-        before = json.loads(clock.read_text()) if clock.exists() else 0.0
-        begun = time.perf_counter()
         columns = (TextColumn(name), BarColumn(), TextColumn("{task.fields[state]}"))
         with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn()) as bar:
             task = bar.add_task("", total=1.0, state="")
@@ -88,8 +82,6 @@ def one(name: str, planned: Run, holdout: int, out: Path) -> None:
             def show(p) -> None:  # type: ignore[no-untyped-def]
                 state = f"loss {p.loss:.3f}, {p.tokens_per_s:,.0f} events/s"
                 bar.update(task, completed=p.fraction, state=state)
-                if folder.exists():
-                    clock.write_text(json.dumps(before + time.perf_counter() - begun))
 
             train(
                 dataset,
@@ -99,19 +91,15 @@ def one(name: str, planned: Run, holdout: int, out: Path) -> None:
                 holdout=holdout,
                 **planned.settings,
             )  # type: ignore[arg-type]
-        clock.write_text(json.dumps(before + time.perf_counter() - begun))
     model = Model.load(folder)
     if holdout == 2:
         split = dataset.split(model.training.scheme, holdout=1)
         found = evaluate(model.backbone, dataset, split, scheme=model.training.scheme)
         print(name, "validation", {k: round(float(v.mean()), 4) for k, v in found.items()})
         return
-    seconds = json.loads(clock.read_text())
     rules = Rules(requests=0, online_users=0)
     out.parent.mkdir(parents=True, exist_ok=True)
-    for row in run(
-        model, dataset, out, data=planned.data, recipes=[], rules=rules, train_seconds=seconds
-    ):
+    for row in run(model, dataset, out, data=planned.data, recipes=[], rules=rules):
         print(
             f"{row['data']:16} {row['backbone']:60} {row['kind']:10} "
             f"HR@10 {row['hr_10']:.4f}  NDCG@10 {row['ndcg_10']:.4f}"

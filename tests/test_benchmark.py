@@ -193,7 +193,9 @@ def test_trials_differ_by_anything_that_matters() -> None:
     ]
     assert len({trial.key, *(other().key for other in others)}) == 7
     assert trial.key == Trial(**vars(trial)).key
-    assert len(code_digest()) == 8
+    digests = [code_digest(frozenset(names)) for names in ((), ("recent",), ("recent", "int8"))]
+    assert len(set(digests)) == 3
+    assert {len(digest) for digest in digests} == {8}
 
 
 def test_only_recipes_with_a_dial_are_turned() -> None:

@@ -185,3 +185,8 @@ def test_positions_go_on_behind_evicted_slots(spec: str) -> None:
         states = net.append(states, [whole[n : n + 1]])
         states = [chain.decode(chain.encode(state)) for state in states]
         assert positions(states[0])[-1:].tolist() == [n - 1][:n]
+
+
+def test_evicting_from_a_state_of_constant_size_changes_nothing() -> None:
+    state = UserState({"fixed.k.0": torch.ones(2, 4, 8), "fixed.count": torch.tensor([9])}, 10)
+    assert equal(parse("recent(keep=9)").encode(state), state)

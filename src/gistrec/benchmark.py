@@ -89,7 +89,6 @@ def run(
     recipes: Sequence[str],
     budgets: Sequence[int] = (),
     rules: Rules | None = None,
-    train_seconds: float | None = None,
     quiet: bool = False,
 ) -> list[Row]:
     """Measure recipes and the references; append a row for each to a JSONL file.
@@ -106,7 +105,6 @@ def run(
         budgets: Bytes of a user's state. A recipe with a dial is measured at each of them, one
             without as it is. None given: all as they are.
         rules: How to measure.
-        train_seconds: How long the training took, for the rows.
         quiet: No progress bar. There is none either where stderr is not a terminal.
 
     Returns:
@@ -118,7 +116,7 @@ def run(
     chains = {str(chain): chain for chain in map(codecs.parse, recipes)}
     chains.pop(IDENTITY, None)
     subject = Subject(model, dataset, rules or Rules())
-    bench = _Bench(subject, Path(out), data, train_seconds)
+    bench = _Bench(subject, Path(out), data)
     plan: list[tuple[str, Callable[[], list[Row]]]] = [
         *((name, lambda name=name: bench.baseline(name)) for name in BASELINES),
         ("recompute", bench.recompute),
@@ -151,8 +149,8 @@ def run(
 class _Bench:
     """Makes rows and keeps them; every method returns those that are in the file already."""
 
-    def __init__(self, subject: Subject, out: Path, data: str, train_seconds: float | None) -> None:
-        self.subject, self.out, self.train_seconds = subject, out, train_seconds
+    def __init__(self, subject: Subject, out: Path, data: str) -> None:
+        self.subject, self.out = subject, out
         self.done: dict[str, Row] = {}
         if out.exists():
             self.done = {row["trial"]: row for row in results.load(out) if "trial" in row}
@@ -164,7 +162,7 @@ class _Bench:
             model=subject.backbone.fingerprint(),
             seed=subject.model.training.seed,
             rules=subject.rules,
-            code=code_digest(),
+            code="",
         )
         self._measured: dict[str, _Measured] = {}
 
@@ -205,7 +203,11 @@ class _Bench:
         return self._rows(chain, trials)
 
     def _of(self, **changes: Any) -> Trial:
-        return dataclasses.replace(self._trial, **changes)
+        trial = dataclasses.replace(self._trial, **changes)
+        specs = [trial.recipe, "" if trial.kind == "baseline" else trial.backbone]
+        specs.append(str(_option(self.subject.backbone, "memory") or ""))
+        names = {part.name for spec in specs if spec for part in registry.parse_spec(spec)}
+        return dataclasses.replace(trial, code=code_digest(frozenset(names)))
 
     def _rows(self, chain: Chain, trials: Sequence[Trial]) -> list[Row]:
         if all(t.key in self.done for t in trials):
@@ -273,7 +275,8 @@ class _Bench:
             about |= {
                 "memory": _option(backbone, "memory"),
                 "request_time": _option(backbone, "request_time"),
-                "train_seconds": self.train_seconds,
+                "parameters": sum(p.numel() for p in backbone.parameters()),
+                "train_seconds": self.subject.model.seconds,
             }
         row = about | values | results.environment()
         results.append(self.out, row)
@@ -287,14 +290,17 @@ def _option(backbone: Backbone, name: str) -> Any:
 
 
 @cache
-def code_digest() -> str:
-    """8 hex digits of all code that can change a result."""
+def code_digest(names: frozenset[str]) -> str:
+    """8 hex digits of all code that can change a result of the methods of these names."""
     folder = Path(__file__).parent
-    no_part = {"cli", "demo.py", "doctor.py", "reference_docs.py", "report.py", "results.py"}
-    no_part |= {"server", "testing"}
+    no_part = {"cli", "server", "testing", "events", "stores", "download.py", "log_stats.py"}
+    no_part |= {"demo.py", "doctor.py", "reference_docs.py", "report.py", "results.py"}
+    no_part |= {"_figure.py", "summary.py", "catalogue.py", "plan.py", "build.py", "__init__.py"}
+    methods = {"codecs", "memories", "backbones"}
     digest = hashlib.sha256()
     for path in sorted(folder.rglob("*.py")):
         name = path.relative_to(folder)
-        if name.parts[0] not in no_part:
+        other = name.parts[0] in methods and name.stem not in names and name.stem[0] != "_"
+        if name.parts[0] not in no_part and not other:
             digest.update(name.as_posix().encode() + path.read_bytes())
     return digest.hexdigest()[:8]

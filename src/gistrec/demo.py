@@ -75,7 +75,7 @@ def run(folder: Path, *, quick: bool = False, console: Console | None = None) ->
     )
 
     step(2, f"train {BACKBONE}")
-    model, seconds = _model(dataset, folder / "model", quick, console)
+    model = _model(dataset, folder / "model", quick, console)
 
     step(3, "benchmark: what does a user cost, and what does it buy?")
     rules = Rules(
@@ -96,7 +96,6 @@ def run(folder: Path, *, quick: bool = False, console: Console | None = None) ->
             recipes=recipes,
             budgets=budgets,
             rules=rules,
-            train_seconds=seconds,
         )
     ]
     rows = list({row["trial"]: row for row in rows}.values())  # references come with each call
@@ -127,16 +126,13 @@ def run(folder: Path, *, quick: bool = False, console: Console | None = None) ->
     console.print(f"done in {time.perf_counter() - begun:.0f} s")
 
 
-def _model(
-    dataset: Dataset, folder: Path, quick: bool, console: Console
-) -> tuple[Model, float | None]:
+def _model(dataset: Dataset, folder: Path, quick: bool, console: Console) -> Model:
     """The trained model: from the folder if it is there and of these data."""
     if (folder / "model.json").exists():
         model = Model.load(folder)
         if model.items.ids.tolist() == dataset.items.ids.tolist():
             console.print(f"taken from {folder} (delete it to train again)")
-            return model, None
-    begun = time.perf_counter()
+            return model
     with _bar(console, "{task.fields[state]}") as bar:
         task = bar.add_task("train", total=1.0, state="")
 
@@ -144,7 +140,7 @@ def _model(
             state = f"loss {p.loss:.3f}, {p.tokens_per_s:,.0f} events/s"
             bar.update(task, completed=p.fraction, state=state)
 
-        model = train(
+        return train(
             dataset,
             BACKBONE,
             folder=folder,
@@ -154,7 +150,6 @@ def _model(
             scheme="last_basket",
             learning_rate=4e-3,
         )
-    return model, time.perf_counter() - begun
 
 
 def _bar(console: Console, state: str) -> Progress:

@@ -71,9 +71,25 @@ class Held:
 
 
 class Subject:
-    """A model and the task it is measured on."""
+    """A model and the task it is measured on.
 
-    def __init__(self, model: Model, dataset: Dataset, rules: Rules) -> None:
+    Args:
+        model: The model.
+        dataset: The log that it was trained on.
+        rules: How to measure.
+        holdout: 0 for the test split, 1 for the validation split.
+        held_bytes: Prefilled states kept in memory; others are prefilled for every recipe.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        dataset: Dataset,
+        rules: Rules,
+        *,
+        holdout: int = 0,
+        held_bytes: int = _HELD_BYTES,
+    ) -> None:
         if not np.array_equal(model.items.ids, dataset.items.ids):
             raise DataError(
                 f"the model's {len(model.items)} items are not the log's {dataset.num_items}: "
@@ -82,7 +98,8 @@ class Subject:
         self.model, self.dataset, self.rules = model, dataset, rules
         self.backbone = model.backbone.eval()
         self.scheme: Scheme = model.training.scheme
-        self.task = Task.of(dataset, self.scheme, users=rules.users)
+        self.task = Task.of(dataset, self.scheme, holdout=holdout, users=rules.users)
+        self._holdout, self._may_hold_bytes = holdout, held_bytes
         self._held: dict[int, list[UserState]] = {}
         self._held_bytes = 0
 
@@ -94,7 +111,7 @@ class Subject:
                 continue
             states = self.backbone.prefill([self.task.history(n) for n in users])
             size = sum(s.nbytes for s in states)
-            if self._held_bytes + size <= _HELD_BYTES:
+            if self._held_bytes + size <= self._may_hold_bytes:
                 self._held[first] = states
                 self._held_bytes += size
             yield users, states
@@ -137,7 +154,7 @@ class Subject:
     @cached_property
     def _fit_states(self) -> list[UserState]:
         """States that recipes are fitted on, of users who are not evaluated if they suffice."""
-        everybody = Task.of(self.dataset, self.scheme)
+        everybody = Task.of(self.dataset, self.scheme, holdout=self._holdout)
         pool = np.flatnonzero(~np.isin(everybody.split.user, self.task.split.user))
         if len(pool) < self.rules.fit_users:
             pool = np.arange(len(everybody))

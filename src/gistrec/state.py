@@ -68,7 +68,12 @@ class UserState:
         return UserState(tensors, self.length if length is None else length, self.model)
 
     def select(self, index_M: Tensor) -> "UserState":
-        """Keep the slots `index_M` (ascending) of every slot tensor; `pos` says which they were."""
+        """Keep the slots `index_M` (ascending) of every slot tensor; `pos` says which they were.
+
+        A state without slot tensors, of a constant size, stays as it is.
+        """
+        if all(name.startswith("hint.") for name, _ in self.slots()):
+            return self
         kept = dict(self.tensors)
         for name, tensor in {"pos": positions(self), **dict(self.slots())}.items():
             whole = self.hint(name) if name.startswith("hint.") else tensor

@@ -66,6 +66,8 @@ class Model:
     backbone: Backbone
     items: Vocabulary
     training: Training
+    seconds: float | None = None
+    """Processor seconds of the training, interrupted parts included; None if not known."""
 
     def save(self, folder: str | Path) -> None:
         """Write the model folder; a reader never sees half of it."""
@@ -81,6 +83,7 @@ class Model:
             "num_items": self.backbone.num_items,
             "fingerprint": self.backbone.fingerprint(),
             "training": dataclasses.asdict(self.training),
+            "seconds": self.seconds,
         }
         _write(folder / "model.json", json.dumps(about, indent=1).encode())
 
@@ -114,7 +117,7 @@ class Model:
         titles = {i: t for i, t in zip(items["ids"], items["titles"], strict=True) if t is not None}
         kind = object if items["ids"] and isinstance(items["ids"][0], str) else np.int64
         vocabulary = Vocabulary(np.array(items["ids"], dtype=kind), titles)
-        return cls(backbone, vocabulary, Training(**about["training"]))
+        return cls(backbone, vocabulary, Training(**about["training"]), about.get("seconds"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,10 +169,10 @@ def train(
         optimizer = torch.optim.AdamW(
             net.parameters(), lr=training.learning_rate, betas=(0.9, 0.98), weight_decay=0.0
         )
-        start = _resume(folder, net, optimizer, training)
-        _loop(dataset, net, optimizer, training, folder, report, start)
+        start, seconds = _resume(folder, net, optimizer, training)
+        seconds = _loop(dataset, net, optimizer, training, folder, report, start, seconds)
     net.to("cpu").eval()
-    model = Model(net, dataset.items, training)
+    model = Model(net, dataset.items, training, seconds)
     if folder is not None:
         model.save(folder)
         (Path(folder) / "checkpoint.safetensors").unlink(missing_ok=True)
@@ -184,8 +187,10 @@ def _loop(
     folder: str | Path | None,
     report: Callable[[Progress], None] | None,
     start: int,
-) -> None:
+    seconds: float,
+) -> float:
     net.train()
+    clock = time.process_time() - seconds
     device = next(net.parameters()).device
     for epoch in range(start, training.epochs):
         # all randomness of an epoch follows from (seed, epoch), so a resumed run is the same run
@@ -217,7 +222,9 @@ def _loop(
                 rate = tokens / (time.perf_counter() - begun)
                 report(Progress(epoch, fraction, total / (done + 1), rate))
         if folder is not None and epoch + 1 < training.epochs:
-            _checkpoint(Path(folder), net, optimizer, training, epoch + 1)
+            seconds = time.process_time() - clock
+            _checkpoint(Path(folder), net, optimizer, training, epoch + 1, seconds)
+    return time.process_time() - clock
 
 
 def _set_rate(optimizer: torch.optim.Optimizer, training: Training, step: int, steps: int) -> None:
@@ -228,23 +235,28 @@ def _set_rate(optimizer: torch.optim.Optimizer, training: Training, step: int, s
 
 
 def _checkpoint(
-    folder: Path, net: Backbone, optimizer: torch.optim.Optimizer, training: Training, epoch: int
+    folder: Path,
+    net: Backbone,
+    optimizer: torch.optim.Optimizer,
+    training: Training,
+    epoch: int,
+    seconds: float,
 ) -> None:
     tensors = {f"net.{n}": t for n, t in net.state_dict().items()}
     for n, slots in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{n}.{k}": t for k, t in slots.items()}
-    about = {"epoch": str(epoch), "run": _run_id(net, training)}
+    about = {"epoch": str(epoch), "seconds": str(seconds), "run": _run_id(net, training)}
     folder.mkdir(parents=True, exist_ok=True)
     _write(folder / "checkpoint.safetensors", save(_contiguous(tensors), metadata=about))
 
 
 def _resume(
     folder: str | Path | None, net: Backbone, optimizer: torch.optim.Optimizer, training: Training
-) -> int:
-    """Load a checkpoint of this very run, if there is one; the epochs already done."""
+) -> tuple[int, float]:
+    """Load a checkpoint of this very run, if there is one; epochs and seconds already done."""
     path = None if folder is None else Path(folder) / "checkpoint.safetensors"
     if path is None or not path.exists():
-        return 0
+        return 0, 0.0
     with safe_open(path, "pt") as opened:
         about = opened.metadata()
         tensors = {n: opened.get_tensor(n) for n in opened.keys()}  # noqa: SIM118 - not a dict
@@ -260,7 +272,7 @@ def _resume(
             _, number, key = name.split(".")
             slots.setdefault(int(number), {})[key] = tensor
     optimizer.load_state_dict(optimizer.state_dict() | {"state": slots})
-    return int(about["epoch"])
+    return int(about["epoch"]), float(about.get("seconds", 0))
 
 
 def _run_id(net: Backbone, training: Training) -> str:

@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import json
-import time
 import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -98,7 +97,7 @@ def run_of(
 
 def trained(
     dataset: "Dataset", run: dict[str, Any], folder: Path, work: Work, **about: Any
-) -> tuple["Model", float | None]:
+) -> "Model":
     """The model of a run: trained, or its training resumed, or as it is found in the folder.
 
     Args:
@@ -107,9 +106,6 @@ def trained(
         folder: The model folder. `run.toml` beside the model says what the run was.
         work: Where progress goes.
         **about: More that `run.toml` should say.
-
-    Returns:
-        The model and the seconds of its training, None if some of it was done before.
 
     Raises:
         ConfigError: the folder holds another run.
@@ -122,13 +118,12 @@ def trained(
         _check_same(folder, run)
     if finished:
         work.note(f"{folder} holds this model already: it is not trained again")
-        return Model.load(folder), None
+        return Model.load(folder)
     if begun:
         work.note(f"{folder} holds a part of this training: it is continued")
     folder.mkdir(parents=True, exist_ok=True)
     (folder / RUN_FILE).write_text(_toml(about | run), encoding="utf-8")
     settings = {name: value for name, value in run.items() if name not in ("backbone", "log")}
-    started = time.perf_counter()
     with work.progress(TextColumn("{task.fields[now]}")) as progress:
         bar = progress.add_task("training", total=1.0, now="")
 
@@ -136,8 +131,7 @@ def trained(
             now = f"loss {at.loss:.4f}, {at.tokens_per_s:,.0f} events/s"
             progress.update(bar, completed=at.fraction, now=now)
 
-        model = train(dataset, run["backbone"], folder=folder, report=report, **settings)
-    return model, None if begun else time.perf_counter() - started
+        return train(dataset, run["backbone"], folder=folder, report=report, **settings)
 
 
 def _check_same(folder: Path, run: dict[str, Any]) -> None:

@@ -2,8 +2,9 @@
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -11,6 +12,7 @@ from gistrec.cli._output import Work
 from gistrec.cli._settings import TrainingSettings, dataset_of, name_of, run_of, trained
 from gistrec.cli.report import tables
 from gistrec.errors import ConfigError
+from gistrec.results import Row
 
 
 def bench(
@@ -20,6 +22,9 @@ def bench(
     backbone: str | None = None,
     codec: Annotated[list[str], Parameter(show_default=False)] = [],
     budget_bytes: Annotated[list[int], Parameter(show_default=False)] = [],
+    grid: Literal["catalogue"] | None = None,
+    part: str = "1/1",
+    models: Path | None = None,
     online: bool = False,
     users: int | None = None,
     out: Path = Path("results.jsonl"),
@@ -40,13 +45,18 @@ def bench(
         backbone: Instead of a model: architecture to train first, in a folder beside the results.
         codec: Codecs to measure, such as "recent(keep=64) | int8()"; repeatable.
         budget_bytes: Bytes of a user's state that codecs with a dial are turned to; repeatable.
+        grid: Instead of codecs: every method of the catalogue at 64 B to 64 KB, offline and online,
+            with --backbone as the full model. Trains some twenty models; can be killed and
+            continued.
+        part: With --grid: the models to take, such as 1/2 and 2/2 for two processes.
+        models: With --grid: folder of trained models; beside the results if not given.
         online: Measure the drift, too: encode after every append, as a server does.
         users: Users evaluated, drawn at random; all of them if not given.
         out: File of result rows.
         epochs: Passes over the log, with --backbone.
         min_events: Users with fewer events are left out; what the model was trained with.
     """
-    from gistrec import benchmark, codecs
+    from gistrec import benchmark, catalogue, codecs
     from gistrec.measure import Rules
     from gistrec.train import Model
 
@@ -56,15 +66,38 @@ def bench(
         raise ConfigError("--model is trained already: leave out the options of a training")
     for spec in codec:
         codecs.parse(spec)  # wrong ones are told before the training
+    if grid is not None and (model is not None or codec or budget_bytes):
+        raise ConfigError("--grid names its codecs and budgets: give --backbone and none of those")
     dataset = dataset_of(data, min_events)
-    seconds = None
+    if grid is not None:
+        rows = []
+        folder = models or out.with_name(f"{out.stem}-models")
+        for number, spec in enumerate(catalogue.models(str(backbone))):
+            if not _in_part(part, number):
+                continue
+            run = run_of(dataset, spec, settings, epochs=epochs, holdout=1)
+            where = folder / hashlib.sha256(json.dumps(run).encode()).hexdigest()[:8]
+            work.note(spec)
+            fitted = trained(dataset, run, where, work, data=data, min_events=min_events)
+            rows += benchmark.run(
+                fitted,
+                dataset,
+                out,
+                data=name_of(data),
+                recipes=catalogue.recipes(fitted.backbone, full=number == 0),
+                budgets=catalogue.BUDGETS,
+                rules=catalogue.RULES if users is None else replace(catalogue.RULES, users=users),
+                quiet=work.json or work.quiet,
+            )
+        _show(rows, out, work)
+        return
     if model is not None:
         fitted = Model.load(model)
     else:
         run = run_of(dataset, str(backbone), settings, epochs=epochs, holdout=1)
         key = hashlib.sha256(json.dumps(run).encode()).hexdigest()[:8]
         folder = out.with_name(f"{out.stem}-model-{key}")
-        fitted, seconds = trained(dataset, run, folder, work, data=data, min_events=min_events)
+        fitted = trained(dataset, run, folder, work, data=data, min_events=min_events)
     rows = benchmark.run(
         fitted,
         dataset,
@@ -73,9 +106,22 @@ def bench(
         recipes=codec,
         budgets=budget_bytes,
         rules=Rules(users=users) if online else Rules(users=users, online_users=0),
-        train_seconds=seconds,
         quiet=work.json or work.quiet,
     )
+    _show(rows, out, work)
+
+
+def _in_part(part: str, number: int) -> bool:
+    try:
+        which, parts = (int(n) for n in part.split("/"))
+        if 1 <= which <= parts:
+            return number % parts == which - 1
+    except ValueError:
+        pass
+    raise ConfigError(f"--part is written 1/2, 2/2 and so on, given {part!r}")
+
+
+def _show(rows: list[Row], out: Path, work: Work) -> None:
     report = f"gistrec report {out} --html {out.with_suffix('.html')}"
     work.show(
         {"results": str(out), "rows": rows, "report": report},

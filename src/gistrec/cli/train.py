@@ -62,7 +62,7 @@ def train(
     dataset = dataset_of(data, min_events)
     run = run_of(dataset, backbone, settings, epochs=epochs, holdout=holdout)
     about = {"data": data, "min_events": min_events, "codec": codec}
-    model, seconds = trained(dataset, run, out, work, **about)
+    model = trained(dataset, run, out, work, **about)
     if codec is not None:
         work.note(f"fitting {codec}")
         fit_recipe(model, dataset, codec).save(out / "recipe")
@@ -70,7 +70,7 @@ def train(
         "model": str(out),
         "backbone": run["backbone"],
         "codec": codec,
-        "train_seconds": seconds,
+        "train_seconds": model.seconds,
     }
     text = f"{out}: {run['backbone']}" + (f", states as {codec}" if codec else "")
     if holdout:
