@@ -302,7 +302,7 @@ def first_slots(state, count):
     return state.replace({**state.tensors, **kept}, length=count + 1)
 
 
-@pytest.fixture(params=["identity()", "int8()", "bf16() | zstd()"])
+@pytest.fixture(params=["identity()", "int8()", "bf16() | zstd()", "intactkv()"])
 def growing(request):
     """A cache of states that only gain slots."""
     return StateCache(Recipe.fit(request.param, STATES, model=MODEL), Counting())
@@ -345,6 +345,16 @@ class TestLargeStates:
             sealed += "q/u" in growing._store.written
             assert equal(growing.load("u").state, growing.recipe.round_trip(state))
         assert 1 < sealed < 40
+
+    @pytest.mark.parametrize("spec", ["kivi(recent=5)", "kivi(group=8)", "groupmean(group=3)"])
+    def test_codecs_that_rework_the_newest_slots(self, spec):
+        recipe = Recipe.fit(spec, STATES, model=MODEL)
+        cache, held = StateCache(recipe, Counting()), None
+        for count in range(250, 300):
+            state = first_slots(self.whole, count)
+            held = cache.save("u", state, grown_from=held)
+            assert equal(cache.load("u").state, held.state)
+            assert equal(held.state, recipe.round_trip(state))
 
     def test_slots_that_changed_are_written_whole(self, growing):
         held = growing.save("u", first_slots(self.whole, 300))

@@ -287,7 +287,7 @@ class StateCache:
     def _grows(self) -> bool:
         """Whether all of a state's slot tensors gain slots; a recurrent state changes whole."""
         shapes = [s.shape for s in self.recipe.manifest.tensors if not s.name.startswith("tail.")]
-        return all(shape and shape[-1 if len(shape) == 1 else -2] == -1 for shape in shapes)
+        return all(shape and shape[-1 if len(shape) == 1 else -2] in (-1, 0) for shape in shapes)
 
     def _tail_puts(
         self, key: str, encoded: UserState, sealed: _Sealed, if_version: int | None
@@ -302,9 +302,10 @@ class StateCache:
 
 def _after(encoded: UserState, sealed: UserState) -> UserState | None:
     """The slots that follow those of a sealed state; None if those are not the first ones."""
-    count, part = sealed.num_slots, dict(encoded.tensors)
+    part = dict(encoded.tensors)
     for name, tensor in encoded.slots():
         axis = slot_axis(name, tensor)
+        count = sealed.tensors[name].shape[axis]  # parts of a tensor may have slots of their own
         if tensor.shape[axis] < count:
             return None
         # as bytes: NaN and -0.0 count as what they are

@@ -146,15 +146,16 @@ def split_bytes(state: UserState, manifest: Manifest) -> dict[str, int]:
     parts = _parts(state, manifest)
     out = dict.fromkeys(("floats", "indices", "scales", "positions", "tail", "header"), 0)
     floating = {spec.name: DTYPES[spec.dtype].is_floating_point for spec in manifest.tensors}
-    stems = {(_stem(name), is_floating) for name, is_floating in floating.items()}
+    scaled = {_stem(name) for name in floating if name.endswith(".scale")}
     for spec in manifest.tensors:
-        stem = _stem(spec.name)
         if _in_tail(spec):
             kind = "tail"
         elif spec.name in ("time", "pos"):
             kind = "positions"
-        elif stem and {(stem, True), (stem, False)} <= stems:  # k.0.q and k.0.scale
-            kind = "scales" if floating[spec.name] else "floats"
+        elif spec.name.endswith((".scale", ".zero")):
+            kind = "scales"
+        elif _stem(spec.name) in scaled:  # k.0.q beside k.0.scale
+            kind = "floats"
         else:
             kind = "floats" if floating[spec.name] else "indices"
         out[kind] += len(parts[spec.name])

@@ -1,0 +1,118 @@
+"""The catalogue: every kind of method under the same rules, at the same bytes.
+
+Methods that work on a finished state are measured on one trained model. Methods that are trained
+each get a model of their own, with the same settings as the full one, so the training budget is the
+same. Evictions and mergings stand before two precisions, precisions behind a sliding window, so
+that all reach the same budgets.
+"""
+
+from typing import Any
+
+from gistrec import registry
+from gistrec.backbones import Backbone
+from gistrec.codecs import is_row_tensor
+from gistrec.measure import Rules
+from gistrec.registry import Spec
+
+BUDGETS = tuple(64 << n for n in range(11))
+"""64 B to 64 KB of a user's state."""
+
+RULES = Rules(online_users=1000, online_events=16, requests=20)
+"""All users offline; of them 1,000 online, encoded after each of their newest 16 events."""
+
+_SLOTS = (
+    "recent(keep=9)",
+    "random(keep=9)",
+    "keynorm(keep=9, sink=4)",
+    "keynorm(keep=9, sink=4, largest=True)",
+    "h2o(keep=9)",
+    "snapkv(keep=9)",
+    "tova(keep=9)",
+    "epicache(keep=9)",
+    "groupmean()",
+    "groupmean(weighted=False)",
+    "mergeevict(keep=9)",
+    "mergeevict(keep=9, weighted=False)",
+)
+_BEHIND = ("rvq(levels=1)", "int8()")
+_PRECISIONS = (
+    "identity()",
+    "bf16()",
+    "fp8()",
+    "int4()",
+    "kivi(bits=2)",
+    "kivi(bits=4)",
+    "intactkv()",
+    "trits()",
+    "pq(parts=4)",
+    "pq(parts=8)",
+    "rvq(levels=2)",
+    "rvq(levels=4)",
+    "hadamard() | int4()",
+    "hadamard() | kivi(bits=2)",
+    "lowrank(rank=8) | int8()",
+    "itemresidual() | rvq(levels=1)",
+    "itemresidual() | int4()",
+    "itemtable()",
+    "rvq(levels=1) | ans()",
+    "rvq(levels=2) | ans()",
+    "int4() | ans()",
+    "int8() | zstd()",
+)
+_TRAINED: tuple[dict[str, Any], ...] = (
+    {"memory": "mqa()"},
+    {"num_heads": 4},
+    {"memory": "gqa(groups=2)", "num_heads": 4},
+    {"memory": "mla(rank=16)"},
+    {"memory": "egmla(rank=8)"},
+    {"memory": "egmla(rank=4) | shared()"},
+    {"memory": "full() | shared()"},
+    {"memory": "collective(own=4)"},
+    {"memory": "full() | register()"},
+    {"memory": "longformer()"},
+    {"memory": "beacon()"},
+    {"memory": "reformer()"},
+    {"memory": "linformer()"},
+    {"memory": "cbsa()"},
+)
+_CONTROLS: tuple[dict[str, Any], ...] = (
+    {"memory": "control(pool=256)"},
+    {"memory": "control(gate=16)"},
+    {"memory": "control(hidden=64)"},
+)
+_ARCHITECTURES = ("linear()", "rwkv()", "ttt()", "ssm()", "blossomrec()")
+
+
+def models(backbone: str) -> list[str]:
+    """Specs of the models to train: the full one, then every trained method's, then controls.
+
+    Args:
+        backbone: The full model. A memory takes its place in it; an architecture takes over those
+            of its options that it knows.
+    """
+    (base,) = registry.parse_spec(backbone)
+    changed = [Spec(base.name, base.options | c) for c in (*_TRAINED, *_CONTROLS)]
+    for text in _ARCHITECTURES:
+        (part,) = registry.parse_spec(text)
+        known = registry.options_of(registry.find("backbones", part.name))
+        shared = {name: value for name, value in base.options.items() if name in known}
+        changed.append(Spec(part.name, shared | part.options))
+    return [str(spec) for spec in (base, *changed)]
+
+
+def recipes(backbone: Backbone, *, full: bool) -> list[str]:
+    """Codecs to measure a model with.
+
+    Args:
+        backbone: The model.
+        full: Whether it is the full model, which stands for all methods on finished states.
+    """
+    rows = [
+        name for name, tensor in backbone.empty().tensors.items() if is_row_tensor(name, tensor)
+    ]
+    if all(name.startswith("fixed.") for name in rows):
+        return ["bf16()", "int8()", "int4()", "rvq(levels=4)", "rvq(levels=1)"]
+    if not full:
+        return ["int8()", *(f"recent(keep=9) | {precision}" for precision in _BEHIND)]
+    kept = [f"{slots} | {precision}" for slots in _SLOTS for precision in _BEHIND]
+    return kept + [f"recent(keep=9) | {precision}" for precision in _PRECISIONS]
