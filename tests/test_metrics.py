@@ -120,3 +120,23 @@ def test_by_length_names_its_ranges() -> None:
 def test_overlap_ignores_order() -> None:
     a, b = np.array([[1, 2, 3, 4], [1, 2, 3, 4]]), np.array([[4, 3, 2, 1], [9, 1, 8, 7]])
     assert metrics.overlap(a, b).tolist() == [1, 0.25]
+
+
+def test_ratio_interval_of_the_same_values_is_one():
+    values = np.random.default_rng(0).random(50)
+    assert metrics.ratio_interval(values, values) == (1, 1)
+    low, high = metrics.ratio_interval(0.9 * values, values)
+    assert low == pytest.approx(0.9)
+    assert high == pytest.approx(0.9)
+
+
+def test_ratio_interval_is_narrower_than_that_of_independent_users():
+    rng = np.random.default_rng(0)
+    base = (rng.random(2000) < 0.2).astype(float)
+    values = base * (rng.random(2000) < 0.95)
+    low, high = metrics.ratio_interval(values, base)
+    assert low < values.mean() / base.mean() < high
+    alone = metrics.interval(values)
+    assert (high - low) < 0.5 * (alone[1] - alone[0]) / base.mean()
+    assert all(np.isnan(metrics.ratio_interval([0.0], [0.0])))
+    assert all(np.isnan(metrics.ratio_interval([], [])))

@@ -266,6 +266,10 @@ class _Bench:
         row["mean_length"] = float(task.lengths.mean())
         if full is not None:
             row["overlap_10"] = float(metrics.overlap(lists, full).mean())
+            base = task.per_user(full)["ndcg_10"]
+            if base.any():
+                row["ndcg_kept"] = float(per_user["ndcg_10"].mean() / base.mean())
+                row["ndcg_kept_interval"] = metrics.ratio_interval(per_user["ndcg_10"], base)
         return row
 
     def _write(self, trial: Trial, values: Row) -> Row:

@@ -17,7 +17,7 @@ from gistrec.registry import Spec
 BUDGETS = tuple(64 << n for n in range(11))
 """64 B to 64 KB of a user's state."""
 
-RULES = Rules(online_users=1000, online_events=16, requests=20)
+RULES = Rules(fit_users=1000, online_users=1000, online_events=16, requests=20)
 """All users offline; of them 1,000 online, encoded after each of their newest 16 events."""
 
 _SLOTS = (
@@ -44,18 +44,25 @@ _PRECISIONS = (
     "kivi(bits=4)",
     "intactkv()",
     "trits()",
-    "pq(parts=4)",
-    "pq(parts=8)",
+    "pq(subvectors=4)",
+    "pq(subvectors=8)",
     "rvq(levels=2)",
     "rvq(levels=4)",
-    "hadamard() | int4()",
+    "hadamard() | int8()",
     "hadamard() | kivi(bits=2)",
     "lowrank(rank=8) | int8()",
+    "stack() | rvq(levels=1)",
+    "stack() | rvq(levels=2)",
+    "stack() | rvq(levels=4)",
     "itemresidual() | rvq(levels=1)",
-    "itemresidual() | int4()",
+    "itemresidual() | int8()",
     "itemtable()",
+    "itemtable(layers=1) | rvq(levels=1)",
+    "itemtable(layers=1) | stack() | rvq(levels=1)",
+    "itemtable(layers=1) | stack() | rvq(levels=2)",
+    "itemtable(layers=1) | stack() | rvq(levels=4)",
+    "itemtable(layers=1) | int4()",
     "rvq(levels=1) | ans()",
-    "rvq(levels=2) | ans()",
     "int4() | ans()",
     "int8() | zstd()",
 )

@@ -112,6 +112,25 @@ def interval(values: ArrayLike, *, seed: int = 0, draws: int = 1000) -> tuple[fl
     return float(low), float(high)
 
 
+def ratio_interval(
+    values: ArrayLike, base: ArrayLike, *, seed: int = 0, draws: int = 1000
+) -> tuple[float, float]:
+    """95 % bootstrap interval of mean(values) / mean(base) over the same users: (low, high).
+
+    Users are drawn for both at once, so what makes a user easy or hard cancels out. (nan, nan) of
+    nothing, or where the base is 0.
+    """
+    value_N, base_N = np.asarray(values, np.float64), np.asarray(base, np.float64)
+    if not base_N.any():
+        return float("nan"), float("nan")
+    rng = np.random.default_rng(seed)
+    drawn = (rng.integers(base_N.size, size=base_N.size) for _ in range(draws))
+    means = np.array([(value_N[n].mean(), base_N[n].mean()) for n in drawn])
+    means = means[means[:, 1] > 0]
+    low, high = np.quantile(means[:, 0] / means[:, 1], [0.025, 0.975])
+    return float(low), float(high)
+
+
 def by_length(
     values: ArrayLike, lengths: ArrayLike, edges: Sequence[int] = (50, 200, 1000)
 ) -> dict[str, dict[str, float]]:

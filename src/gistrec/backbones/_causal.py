@@ -185,7 +185,7 @@ class Causal(Backbone):
         """Users, already sorted by slots, in batches whose attention matrices fit."""
         groups: list[list[int]] = []
         for n in users:
-            cells = (slots[n] + 1) * min(slots[n] + 1, _CHUNK) * self.num_heads
+            cells = (slots[n] + 1) * min(slots[n] + 1, _CHUNK) * self.num_heads * (1 + self.suffix)
             if groups and (len(groups[-1]) + 1) * cells <= _CELLS and len(groups[-1]) < 512:
                 groups[-1].append(n)
             else:

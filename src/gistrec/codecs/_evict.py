@@ -48,8 +48,10 @@ class Evict(Codec):
 
     @property
     def newest(self) -> int:
-        """How many of the newest slots are always kept: one at least, because its place in the
-        history tells where the next event stands."""
+        """How many of the newest slots are always kept.
+
+        One at least, because its place in the history tells where the next event stands.
+        """
         return max(self.window, 1)
 
     @property

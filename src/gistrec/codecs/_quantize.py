@@ -17,8 +17,10 @@ from gistrec.state import UserState
 
 
 def is_row_tensor(name: str, tensor: Tensor) -> bool:
-    """Whether a state's tensor holds rows of numbers: one per slot, such as keys and values, or
-    those of a `fixed.*` summary."""
+    """Whether a state's tensor holds rows of numbers.
+
+    One per slot, such as keys and values, or those of a `fixed.*` summary.
+    """
     return tensor.is_floating_point() and tensor.ndim > 1 and not name.startswith("tail.")
 
 

@@ -4,7 +4,7 @@
 
 Source: Kalamkar et al. 2019, "A Study of BFLOAT16 for Deep Learning Training", arXiv 1905.12322.
 Differs: numbers above the largest finite bfloat16 (3.39e38) become it, not infinity.
-Cost: 2 bytes a number; relative error at most 2^-9.
+Cost: 2 bytes a number; relative error at most 2^-8.
 """
 
 from collections.abc import Mapping

@@ -67,7 +67,10 @@ class Context:
     below: list[Callable[[], tuple[Tensor, Tensor, Tensor | None]]] = dataclasses.field(
         default_factory=list
     )
-    """Keys, values and where they are visible, as the layers below read them, lowest first."""
+    """Keys, values and where they are visible, as the layers below read them, lowest first.
+
+    A call may decode, so call once; it raises ConfigError if that layer reads no rows of events.
+    """
 
     @property
     def num_events(self) -> int:

@@ -13,7 +13,7 @@ Differs: YOCO's lower half keeps a window or a constant size; here that is the l
 choice, and all layers that hold slots hold the same ones. YOCO makes the upper half's keys and
 values of the lower half's output by projections of their own; here they are those that the layer
 below read, whatever memory it has, its restriction to some slots included. Biases are the layer's
-own. A memory below that keeps no rows of events is an error, or is passed over if it lists nothing.
+own. A memory below that keeps no rows of events is an error.
 Cost: nothing per event and layer; reading computes what the layer below does, and there is no
 key and value projection.
 """
