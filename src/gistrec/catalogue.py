@@ -66,6 +66,17 @@ _PRECISIONS = (
     "int4() | ans()",
     "int8() | zstd()",
 )
+_COMPOSED = (
+    "recent(keep=9) | itemtable(layers=1) | itemresidual() | rvq(levels=1)",
+    "recent(keep=9) | itemtable(layers=1) | itemresidual() | rvq(levels=2)",
+    "recent(keep=9) | itemtable(layers=1) | itemresidual() | rvq(levels=4)",
+    "recent(keep=9) | itemtable(layers=1) | itemresidual() | rvq(levels=2) | ans()",
+    "recent(keep=9) | itemtable(layers=1) | itemresidual() | int8()",
+    "recent(keep=9) | itemtable(layers=1) | itemresidual() | stack() | rvq(levels=1)",
+    "recent(keep=9) | itemtable(layers=1) | itemresidual() | stack() | rvq(levels=2)",
+    "recent(keep=9) | itemtable(layers=1) | itemresidual() | stack() | rvq(levels=4)",
+    "snapkv(keep=9) | itemtable(layers=1) | itemresidual() | stack() | rvq(levels=2)",
+)
 _TRAINED: tuple[dict[str, Any], ...] = (
     {"memory": "mqa()"},
     {"num_heads": 4},
@@ -122,4 +133,5 @@ def recipes(backbone: Backbone, *, full: bool) -> list[str]:
     if not full:
         return ["int8()", *(f"recent(keep=9) | {precision}" for precision in _BEHIND)]
     kept = [f"{slots} | {precision}" for slots in _SLOTS for precision in _BEHIND]
-    return kept + [f"recent(keep=9) | {precision}" for precision in _PRECISIONS]
+    kept += [f"recent(keep=9) | {precision}" for precision in _PRECISIONS]
+    return kept + list(_COMPOSED)

@@ -25,7 +25,7 @@ from gistrec.wire import manifest_of, pack, split_bytes, unpack
 
 _HELD_BYTES = 3 << 30
 """Prefilled states kept in memory; what exceeds it is prefilled again for every recipe."""
-_PROBES = 48
+_PROBES = 160
 """Users whose states a budget is measured on."""
 _SPLIT_USERS = 64
 """Users, about, whose bytes are divided by kind."""

@@ -17,6 +17,7 @@ from gistrec.cli.data import app as data
 from gistrec.cli.demo import demo
 from gistrec.cli.doctor import doctor
 from gistrec.cli.methods import methods
+from gistrec.cli.plan import plan
 from gistrec.cli.recommend import recommend
 from gistrec.cli.report import report
 from gistrec.cli.serve import serve
@@ -34,7 +35,7 @@ app = App(
     default_parameter=PARAMETER,
     suppress_keyboard_interrupt=False,
 )
-for verb in (bench, data, demo, doctor, methods, recommend, report, serve, state, train):
+for verb in (bench, data, demo, doctor, methods, plan, recommend, report, serve, state, train):
     app.command(verb)
 
 

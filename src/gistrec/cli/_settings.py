@@ -57,6 +57,12 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path} is not TOML: {error}") from None
 
 
+def write_run(path: Path, run: dict[str, Any]) -> None:
+    """A run file: what `gistrec train` is to be given, and facts about it in tables."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(_toml(run), encoding="utf-8")
+
+
 def name_of(data: str) -> str:
     """What result rows call a log: its file or folder, without the way to it; else its spec."""
     from gistrec.registry import parse_spec
@@ -121,8 +127,7 @@ def trained(
         return Model.load(folder)
     if begun:
         work.note(f"{folder} holds a part of this training: it is continued")
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / RUN_FILE).write_text(_toml(about | run), encoding="utf-8")
+    write_run(folder / RUN_FILE, about | run)
     settings = {name: value for name, value in run.items() if name not in ("backbone", "log")}
     with work.progress(TextColumn("{task.fields[now]}")) as progress:
         bar = progress.add_task("training", total=1.0, now="")

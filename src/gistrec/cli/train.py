@@ -1,9 +1,9 @@
 """`gistrec train`: fit a model to a log, and a recipe to the model."""
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from cyclopts import App, ArgumentCollection
+from cyclopts import App, ArgumentCollection, Parameter
 from cyclopts.config import Dict
 
 from gistrec.cli._output import PARAMETER, Work
@@ -16,7 +16,8 @@ def _from_file(app: App, commands: tuple[str, ...], arguments: ArgumentCollectio
         if option.name == "--config" and option.tokens:
             path = Path(option.tokens[0].value)
             values = read_toml(path)
-            values.pop("log", None)  # facts that a run.toml holds, no option
+            for facts in ("log", "plan"):  # tables that a run file holds, no options
+                values.pop(facts, None)
             Dict({"train": values}, source=str(path))(app, commands, arguments)
 
 
@@ -33,7 +34,7 @@ def train(
     holdout: int = 1,
     min_events: int = 5,
     codec: str | None = None,
-    config: Path | None = None,
+    config: Annotated[Path | None, Parameter(name=["--config", "--run"])] = None,
     settings: TrainingSettings = TrainingSettings(),
     work: Work = Work(),
 ) -> None:
@@ -51,7 +52,8 @@ def train(
             choose settings without a look at the last target, 0 to train on everything.
         min_events: Users with fewer events are left out.
         codec: Codecs that states are stored with; fitted and saved in the model folder.
-        config: TOML file with options of this command (`learning_rate = 0.001`); flags override it.
+        config: TOML file with options of this command (`learning_rate = 0.001`), such as a run file
+            of `gistrec plan` or a model's run.toml; flags override it.
     """
     from gistrec import codecs, metrics
     from gistrec.build import fit_recipe
