@@ -23,6 +23,12 @@ demo: $(VENV)/.demo  ## train, compress and compare on a real log; see README
 accuracy: $(VENV)/.demo  ## the accuracy rows of README; can be interrupted and continued
 	$(BIN)/python benchmarks/accuracy.py
 
+rescale: $(VENV)/.demo  ## whether evicted slots should leave their weight to the kept ones (needs `make accuracy`)
+	$(BIN)/python benchmarks/rescale.py
+
+long: $(VENV)/.demo  ## what states of long histories cost and remember (needs `make accuracy` and an idle machine)
+	$(BIN)/python benchmarks/long_histories.py
+
 bench-smoke: $(VENV)/.demo  ## a benchmark of seconds, to see that it runs; its numbers mean nothing
 	$(BIN)/gistrec bench --data "synthetic(users=100, length=100, items=500)" --backbone "hstu()" \
 		--epochs 1 --codec "recent(keep=16) | int8()" --codec "rvq()" --online --out runs/smoke/results.jsonl
@@ -51,4 +57,4 @@ $(VENV)/.demo $(VENV)/.dev: $(VENV)/.%: pyproject.toml
 	@$(BIN)/python -m pip install --quiet --editable '.[$*]'
 	@touch $@ $(if $(filter dev,$*),$(VENV)/.demo)
 
-.PHONY: check test slow demo accuracy bench-smoke fix golden clean help
+.PHONY: check test slow demo accuracy rescale long bench-smoke fix golden clean help

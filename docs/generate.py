@@ -2,18 +2,23 @@
 
 from pathlib import Path
 
-from gistrec import cli, reference_docs, report, results, server
+from gistrec import cli, reference_docs, report, results, server, standings
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
 def generated() -> dict[Path, str]:
     """Every generated file and the text it should have."""
-    return {
+    rows = ROOT / "docs/results/catalogue.jsonl"
+    found = standings.of(results.load(rows)) if rows.exists() else []
+    catalogue = {ROOT / "docs/catalogue.md": standings.page(found)} if found else {}
+    for one in found:
+        catalogue[ROOT / "docs/results" / standings.drawing_name(one)] = standings.drawing(one)
+    return catalogue | {
         ROOT / "README.md": readme((ROOT / "README.md").read_text()),
         ROOT / "docs/cli.md": cli.reference(),
         ROOT / "docs/http.md": server.http_reference(),
-        ROOT / "docs/methods.md": reference_docs.methods_page(),
+        ROOT / "docs/methods.md": reference_docs.methods_page(measured=standings.measured(found)),
     }
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from gistrec import registry
+from gistrec.standings import LEVELS
 
 ROOT = Path(__file__).parents[1]
 PACKAGE, TESTS = ROOT / "src" / "gistrec", ROOT / "tests"
@@ -43,6 +44,12 @@ def test_a_method_says_where_it_is_from_how_it_differs_and_what_it_costs(method:
         "Differs",
         "Cost",
     ]
+
+
+@pytest.mark.parametrize("method", methods("codecs", "memories", "backbones"), ids=str)
+def test_a_method_says_at_which_level_it_saves(method: Path):
+    (level,) = re.findall(r"^Level: (.+)\nSource:", docstring(method), re.MULTILINE)
+    assert level in LEVELS
 
 
 @pytest.mark.parametrize("method", methods("codecs"), ids=str)

@@ -63,3 +63,15 @@ def test_the_page_sets_source_differs_and_cost_apart():
     assert "\n\n**Source**: Xiao" in page
     assert "| `keep` | required | Slots kept. |" in page
     assert "[`recent`](#recent)" in page
+
+
+def test_the_page_shows_what_was_measured_under_its_method():
+    page = reference_docs.methods_page(measured={("codecs", "recent"): "**Measured**: 97.3%."})
+    before, after = page.split("**Measured**")
+    assert before.rindex("### recent") > before.rindex("### random")
+    assert after.index("### rvq") < after.index("### snapkv")
+    assert "Measured" not in reference_docs.methods_page("codecs")
+
+
+def test_the_page_says_where_a_method_saves():
+    assert "\n\n**Level**: token eviction\n\n**Source**: Xiao" in reference_docs.methods_page()

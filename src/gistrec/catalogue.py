@@ -20,7 +20,7 @@ BUDGETS = tuple(64 << n for n in range(11))
 RULES = Rules(fit_users=1000, online_users=1000, online_events=16, requests=20)
 """All users offline; of them 1,000 online, encoded after each of their newest 16 events."""
 
-_SLOTS = (
+SLOTS = (
     "recent(keep=9)",
     "random(keep=9)",
     "keynorm(keep=9, sink=4)",
@@ -132,6 +132,6 @@ def recipes(backbone: Backbone, *, full: bool) -> list[str]:
         return ["bf16()", "int8()", "int4()", "rvq(levels=4)", "rvq(levels=1)"]
     if not full:
         return ["int8()", *(f"recent(keep=9) | {precision}" for precision in _BEHIND)]
-    kept = [f"{slots} | {precision}" for slots in _SLOTS for precision in _BEHIND]
+    kept = [f"{slots} | {precision}" for slots in SLOTS for precision in _BEHIND]
     kept += [f"recent(keep=9) | {precision}" for precision in _PRECISIONS]
     return kept + list(_COMPOSED)

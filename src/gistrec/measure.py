@@ -152,7 +152,7 @@ class Subject:
         return self.backbone.prefill([longest[:n] for n in (0, 1, 2, 3, 8)])
 
     @cached_property
-    def _fit_states(self) -> list[UserState]:
+    def fit_states(self) -> list[UserState]:
         """States that recipes are fitted on, of users who are not evaluated if they suffice."""
         everybody = Task.of(self.dataset, self.scheme, holdout=self._holdout)
         pool = np.flatnonzero(~np.isin(everybody.split.user, self.task.split.user))
@@ -173,7 +173,7 @@ class Subject:
 
     def fit(self, chain: Chain) -> Recipe:
         """The recipe, fitted."""
-        return Recipe.fit(chain, self._fit_states, model=self.backbone.fingerprint())
+        return Recipe.fit(chain, self.fit_states, model=self.backbone.fingerprint())
 
     def at_budget(self, chain: Chain, budget_bytes: int) -> Chain:
         """The chain with its dial turned so that a state takes at most so many bytes on average.
@@ -182,6 +182,7 @@ class Subject:
             BudgetError: no setting fits.
         """
         probes, model = self._probe_states, self.backbone.fingerprint()
+        longest = sorted(probes, key=lambda s: s.num_slots)[-2:]
         fitted = Recipe.fit(chain, [*probes, *self._short_states], model=model).chain
         # tables learned once serve all settings, unless the dial is of a codec that learns
         refit = bool(next((c.tables for c in fitted.codecs if c.dial), {}))
@@ -189,8 +190,8 @@ class Subject:
         def measure(codec: Codec) -> float:
             part = codec if isinstance(codec, Chain) else Chain((codec,))
             part = part.fit([*probes, *self._short_states]) if refit else part
-            short = [part.encode(s) for s in self._short_states]
-            manifest = manifest_of(short, model=model, codec=str(part), tables={})
+            seen = [part.encode(s) for s in (*self._short_states, *longest)]
+            manifest = manifest_of(seen, model=model, codec=str(part), tables={})
             sizes: list[int] = []
             for state in probes:
                 sizes.append(len(pack(part.encode(state), manifest, compress=part.compress)))

@@ -6,7 +6,7 @@ import inspect
 import re
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -128,8 +128,15 @@ def description(found: Method) -> str:
     return "\n".join(lines)
 
 
-def methods_page(only: Family | None = None) -> str:
-    """The text of `docs/methods.md`, or what it says about one family."""
+def methods_page(
+    only: Family | None = None, *, measured: Mapping[tuple[Family, str], str] | None = None
+) -> str:
+    """The text of `docs/methods.md`, or what it says about one family.
+
+    Args:
+        only: The family.
+        measured: By family and name, what was measured, as Markdown.
+    """
     parts = [
         "# Methods",
         MADE,
@@ -142,13 +149,15 @@ def methods_page(only: Family | None = None) -> str:
         parts += [f"## {family}", (inspect.getdoc(package) or "").partition("\n")[0]]
         rows = [f"| [`{m.name}`](#{m.name}) | {m.summary} |" for m in found]
         parts.append("\n".join(["| name | does |", "|---|---|", *rows]))
-        parts += map(section, found)
+        for m in found:
+            parts.append(section(m))
+            parts += [said] if (said := (measured or {}).get((family, m.name))) else []
     return "\n\n".join(parts) + "\n"
 
 
 def section(found: Method) -> str:
     """All that its file says, as Markdown."""
-    text = re.sub(r"^(Source|Differs|Cost):", r"\n**\1**:", found.text, flags=re.MULTILINE)
+    text = re.sub(r"^(Level|Source|Differs|Cost):", r"\n**\1**:", found.text, flags=re.MULTILINE)
     parts = [f"### {found.name}", f"`{found.usage}`", re.sub(r"\n{3,}", "\n\n", text)]
     if found.options:
         rows = [

@@ -50,3 +50,10 @@ class TestEpiCache(CodecTests):
     def test_wrong_numbers_of_interests(self, episodes: int) -> None:
         with pytest.raises(CodecError, match="episodes"):
             EpiCache(keep=8, episodes=episodes)
+
+    def test_keys_of_any_size_are_clustered_or_refused(self) -> None:
+        huge = with_interests([1, 2, 3]).replace({"k.0": torch.full((1, 3, 2), 1e30)})
+        assert EpiCache(keep=8, episodes=2).fit([huge]).tables["centroids"].isfinite().all()
+        broken = huge.replace({"k.0": torch.full((1, 3, 2), torch.nan)})
+        with pytest.raises(CodecError, match="infinite or NaN"):
+            EpiCache(keep=8).fit([broken])

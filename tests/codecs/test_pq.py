@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -69,3 +71,12 @@ class TestPQ(LearnedTests):
     def test_options(self, options: dict[str, int]) -> None:
         with pytest.raises(CodecError, match="subvectors must be at least 1 and codes 2 to 256"):
             PQ(**options)
+
+
+class TestPackedPQ(LearnedTests):
+    codec = PQ(subvectors=4, codes=16)
+    max_error = 0.8
+
+    @classmethod
+    def folder(cls) -> Path:
+        return super().folder().with_name("pq-packed")

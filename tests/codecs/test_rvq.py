@@ -53,3 +53,10 @@ class TestRVQ(LearnedTests):
     def test_options(self, options: dict[str, int]) -> None:
         with pytest.raises(CodecError, match="levels must be 1 to 16 and codes 2 to 256"):
             RVQ(**options)
+
+
+def test_samples_below_the_normal_range() -> None:
+    state = UserState({"k.0": torch.full((1, 5, 2), 1e-44)}, 6)
+    codec = RVQ(levels=1).fit([state])
+    encoded = codec.encode(state)
+    assert equal(codec.encode(codec.decode(encoded)), encoded)

@@ -10,6 +10,7 @@
 
 Shapes: G key/value heads, R = H / G query heads of each, J blocks, W = 2 * block window events.
 
+Level: architecture
 Source: BlossomRec, arXiv 2512.13368 (WWW 2026), LTIS and STIS; sizes, masks and order of steps as
 in its public code.
 Differs: a relative position bias in place of rotary keys, and pre-norm in place of post-norm, as in

@@ -4,6 +4,7 @@
     A = SiLU(Q K^T + b_position + b_time) * causal / n
     X' = X + W_o (LN(A V) * U)
 
+Level: architecture
 Source: Zhai et al. 2024, arXiv 2402.17152, section 3; time bias as in its public code.
 Differs: the time bias is a function of (request time - event time), where the request of event i
 is event i+1 and, when serving, the request itself (`request_time=True`, what the public code does

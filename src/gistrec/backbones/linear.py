@@ -7,6 +7,7 @@
 g, between 1/e and 1, is learned per head (`decay=True`) or 1. Training takes chunks of 64 events as
 matrix products; the state holds S and z.
 
+Level: architecture
 Source: Katharopoulos et al. 2020, arXiv 2006.16236, section 3; the decay per head as in RetNet,
 Sun et al. 2023, arXiv 2307.08621.
 Differs: RetNet fixes the decays and drops the normaliser; here they are learned and it decays

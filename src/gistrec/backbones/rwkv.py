@@ -9,6 +9,7 @@
 w and u are learned per channel. Training takes chunks of 64 events as matrix products; the state
 holds A and the last input of both shifts.
 
+Level: architecture
 Source: Peng et al. 2023, arXiv 2305.13048 (token shift, channel mixing, decay and bonus); Peng et
 al. 2024, arXiv 2404.05892 ("Eagle", version 5: matrix per head, gate, group norm).
 Differs: version 5 and not 4, whose exponentials per channel are no matrix products; and not 6,

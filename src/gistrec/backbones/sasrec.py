@@ -3,6 +3,7 @@
     Y = X + W_o softmax(Q K^T / sqrt(K) + b_position) V,   Q, K, V from LN(X)
     X' = Y + W_2 GELU(W_1 LN(Y))
 
+Level: architecture
 Source: Kang and McAuley 2018, arXiv 1808.09781.
 Differs: a relative position bias in place of absolute learned positions, which would bound the
 history's length (and, counted from the newest event, would move every stored key at each append);

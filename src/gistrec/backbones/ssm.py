@@ -10,6 +10,7 @@ alternating on the last axis.
 
 Shapes: C chunks, L events of a chunk, N oscillators of a channel, R = 2 N real numbers.
 
+Level: architecture
 Source: S4D, Gu et al. 2022, arXiv 2206.11893 (diagonal form, kernel, GLU); oscillators as the
 branches of D-RF, Zhang et al. 2025, arXiv 2509.17186; the gain is LRU's normalisation, Orvieto et
 al. 2023, arXiv 2303.06349.

@@ -13,6 +13,7 @@ says how far it is, so an append is exact at every cut.
 
 Shapes: K head width, T events filled up to N mini-batches of P places.
 
+Level: architecture
 Source: Sun et al. 2024, arXiv 2407.04620 (mini-batch TTT and its dual form; inner layer norm,
 target, rates and rotation as in its public code); for recommendation TTT4Rec, Yang et al. 2024,
 arXiv 2409.19142 and Zhan et al. 2024, arXiv 2411.15186.

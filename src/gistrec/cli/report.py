@@ -1,6 +1,7 @@
 """`gistrec report`: result rows as a page or tables."""
 
 import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,9 @@ from gistrec.errors import DataError
 if TYPE_CHECKING:
     from gistrec.results import Row
     from gistrec.summary import Bench, Point
+
+MANY = 40
+"""More recipes of a log than that are shown by method: the best of each within each budget."""
 
 
 def report(
@@ -47,8 +51,25 @@ def report(
     output.show(document, text)
 
 
+def catalogues(rows: Sequence["Row"]) -> dict[tuple[str, str], str]:
+    """By log and split, for those with many recipes: what each method keeps at each budget."""
+    recipes = {(r["data"], r["split"], r["backbone"], r.get("recipe")) for r in rows}
+    counts = Counter((data, split) for data, split, _, _ in recipes)
+    if max(counts.values(), default=0) <= MANY:
+        return {}
+    from gistrec import standings
+
+    return {
+        (found.data, found.split): f"{found.data}, {found.split}: % of the NDCG@10 of "
+        f"{found.base.backbone} kept, offline, within so many bytes\n"
+        + aligned(standings.table(found), left=2)
+        for found in standings.of(rows)
+        if counts[found.data, found.split] > MANY
+    }
+
+
 def tables(rows: Sequence["Row"]) -> str:
-    """A short table for each bench, references first, then states by bytes."""
+    """A short table for each bench, references first, then states by bytes; or a catalogue's."""
     from gistrec.summary import benches, decimal, human_bytes
 
     def cells(bench: "Bench", point: "Point") -> list[str]:
@@ -65,8 +86,11 @@ def tables(rows: Sequence["Row"]) -> str:
             "" if took is None else f"{took:.2f} ms",
         ]
 
-    parts = []
+    many = catalogues(rows)
+    parts = list(many.values())
     for bench in benches(rows):
+        if (bench.data, bench.split) in many:
+            continue
         references = [p for p in bench.points if p.kind in ("baseline", "recompute")]
         head = ["kept of a user", "state", "log", "NDCG@10 (95 %)", "drift", "of full", "recommend"]
         table = [head, *(cells(bench, point) for point in (*references, *bench.recipes))]

@@ -11,6 +11,9 @@ Write a new one by subclassing
     `Codec`      give `encode` and `decode`
     `ByteCodec`  give `compress` and `expand` of packed bytes (always last in a chain)
 
+Methods share `_bits` (exact arithmetic, packed codes), `_affine` (scales and zero points),
+`_kmeans` (codebooks) and `_items` (tables of items' mean rows).
+
 Laws (shipped as `gistrec.testing.codecs.CodecTests`): the input is untouched;
 `encode(decode(encode(s))) == encode(s)` bit for bit, because a served state is re-encoded at every
 append; appending a slot leaves the codes of the others; lengths 0 and 1; `parse(str(codec))` is
@@ -30,7 +33,16 @@ from gistrec.codecs._codec import (
     chain,
 )
 from gistrec.codecs._evict import Evict, EvictByAttention
-from gistrec.codecs._quantize import Learned, Quantize, from_rows, is_row_tensor, rows_of
+from gistrec.codecs._quantize import (
+    Learned,
+    Quantize,
+    check_finite,
+    from_rows,
+    is_row_tensor,
+    row_samples,
+    row_shape,
+    rows_of,
+)
 
 __all__ = [
     "BYTES",
@@ -46,9 +58,12 @@ __all__ = [
     "Measure",
     "Quantize",
     "chain",
+    "check_finite",
     "from_rows",
     "is_row_tensor",
     "parse",
+    "row_samples",
+    "row_shape",
     "rows_of",
 ]
 

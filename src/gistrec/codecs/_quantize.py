@@ -5,7 +5,7 @@ Shapes: M slots, H heads, K head width, W = H * K.
 
 import dataclasses
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar, Self
 
 import torch
@@ -29,9 +29,51 @@ def rows_of(x: Tensor) -> Tensor:
     return x.movedim(-2, 0).flatten(1)
 
 
+def row_shape(x: Tensor) -> tuple[int, ...]:
+    """The shape of a slot's row: (H, K), or (K,) where there are no heads."""
+    return (*x.shape[:-2], x.shape[-1])
+
+
 def from_rows(rows_MW: Tensor, shape: Sequence[int]) -> Tensor:
-    """The inverse of `rows_of`: shape is (H, K), or (K,) where there are no heads."""
+    """The inverse of `rows_of`; the shape is that of `row_shape`."""
     return rows_MW.reshape(len(rows_MW), *shape).movedim(0, -2)
+
+
+def check_finite(codec: Codec, name: str, x: Tensor) -> None:
+    """Refuse numbers that no code stands for.
+
+    Raises:
+        CodecError: a number is infinite or NaN.
+    """
+    if not x.isfinite().all():
+        raise CodecError(
+            f"{codec} was given a state whose {name!r} holds infinite or NaN values: "
+            "repair the model that wrote it and rebuild the state from the log"
+        )
+
+
+def row_samples(
+    codec: Codec,
+    states: Sequence[UserState],
+    is_mine: Callable[[str, Tensor], bool] = is_row_tensor,
+) -> dict[str, list[tuple[UserState, Tensor]]]:
+    """By name the tensors that a codec learns from, those with slots, each with its state.
+
+    Raises:
+        CodecError: there is none, or it holds infinite or NaN values.
+    """
+    found: dict[str, list[tuple[UserState, Tensor]]] = {}
+    for state in states:
+        for name, x in state.tensors.items():
+            if is_mine(name, x) and x.shape[-2]:
+                check_finite(codec, name, x)
+                found.setdefault(name, []).append((state, x))
+    if not found:
+        raise CodecError(
+            f"{codec} can't learn from {len(states)} states without a slot of floating numbers: "
+            "give states of users with some history"
+        )
+    return found
 
 
 class Quantize(Codec):
@@ -46,18 +88,11 @@ class Quantize(Codec):
 
     @abstractmethod
     def quantize(self, name: str, x: Tensor) -> dict[str, Tensor]:
-        """The parts of one tensor, each with the same slots on axis -2."""
+        """The parts of one tensor, each with slots, or groups of slots, on axis -2."""
 
     @abstractmethod
     def dequantize(self, name: str, parts: Mapping[str, Tensor]) -> Tensor:
         """The tensor (fp32) from its parts."""
-
-    def _check_finite(self, name: str, x: Tensor) -> None:
-        if not x.isfinite().all():
-            raise CodecError(
-                f"{self} was given a state whose {name!r} holds infinite or NaN values: "
-                "repair the model that wrote it and rebuild the state from the log"
-            )
 
     def encode(self, state: UserState) -> UserState:
         """Every row tensor replaced by its parts.
@@ -69,7 +104,7 @@ class Quantize(Codec):
         out: dict[str, Tensor] = {}
         for name, tensor in state.tensors.items():
             if is_row_tensor(name, tensor):
-                self._check_finite(name, tensor)
+                check_finite(self, name, tensor)
                 parts = self.quantize(name, tensor)
                 out |= {f"{name}.{part}": parts[part] for part in self.parts}
             else:
@@ -91,7 +126,7 @@ class Quantize(Codec):
 
 @dataclasses.dataclass(frozen=True)
 class Learned(Quantize):
-    """Base of quantizers with tables that are learned per tensor and shared by all users."""
+    """Base of quantisers with tables that are learned per tensor and shared by all users."""
 
     tables: Mapping[str, Tensor] = dataclasses.field(
         default_factory=dict, repr=False, compare=False, kw_only=True
@@ -111,20 +146,9 @@ class Learned(Quantize):
         Raises:
             CodecError: the states hold nothing to learn from, or infinite or NaN values.
         """
-        found: dict[str, list[Tensor]] = {}
-        for state in states:
-            for name, tensor in state.tensors.items():
-                if is_row_tensor(name, tensor) and tensor.shape[-2]:
-                    found.setdefault(name, []).append(tensor)
-        if not found:
-            raise CodecError(
-                f"{self} can't learn from {len(states)} states without a slot of floating numbers: "
-                "give states of users with some history"
-            )
         tables: dict[str, Tensor] = {}
-        for name, tensors in found.items():
-            x = torch.cat(tensors, dim=-2)
-            self._check_finite(name, x)
+        for name, samples in row_samples(self, states).items():
+            x = torch.cat([x for _, x in samples], dim=-2)
             if x.shape[-2] > self.sample_rows:
                 rng = torch.Generator().manual_seed(0)
                 x = x[..., torch.randperm(x.shape[-2], generator=rng)[: self.sample_rows], :]

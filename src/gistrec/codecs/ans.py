@@ -11,6 +11,7 @@ codes.
 
 Shapes: C classes, P period, N bytes, B blocks.
 
+Level: precision
 Source: Duda 2013, "Asymmetric numeral systems: entropy coding combining speed of Huffman coding
 with compression rate of arithmetic coding", arXiv 1311.2540, section 2 (as range variant, rANS);
 coder: the library constriction (Bamler 2022, arXiv 2201.01741). The model is our own.

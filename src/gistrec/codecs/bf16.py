@@ -2,6 +2,7 @@
 
     y = round_to_even(x, 8 significant bits), |x| limited to the largest finite bfloat16
 
+Level: precision
 Source: Kalamkar et al. 2019, "A Study of BFLOAT16 for Deep Learning Training", arXiv 1905.12322.
 Differs: numbers above the largest finite bfloat16 (3.39e38) become it, not infinity.
 Cost: 2 bytes a number; relative error at most 2^-8.
@@ -10,12 +11,10 @@ Cost: 2 bytes a number; relative error at most 2^-8.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from gistrec.codecs import Quantize
-
-LIMIT = torch.finfo(torch.bfloat16).max
+from gistrec.codecs._bits import to_bf16
 
 
 @dataclass(frozen=True)
@@ -26,7 +25,7 @@ class BF16(Quantize):
 
     def quantize(self, name: str, x: Tensor) -> dict[str, Tensor]:
         """The tensor in bfloat16."""
-        return {"bf16": x.clamp(-LIMIT, LIMIT).bfloat16()}
+        return {"bf16": to_bf16(x)}
 
     def dequantize(self, name: str, parts: Mapping[str, Tensor]) -> Tensor:
         """The tensor in fp32."""

@@ -6,6 +6,7 @@
 The lowest layer's keys are functions of the item alone, so an interest is a cluster of items and
 the same for all users.
 
+Level: token eviction
 Source: Kim et al. 2025, "EpiCache: Episodic KV Cache Management for Long Conversational Question
 Answering", arXiv 2509.17396 (clusters of a history, a cache for each, a budget for each).
 Differs: clusters are learned once for all users, so that no append moves them. Within an interest
@@ -21,12 +22,11 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Self
 
-import faiss
-import numpy as np
 import torch
 from torch import Tensor
 
-from gistrec.codecs import Evict, rows_of
+from gistrec.codecs import Evict, check_finite, rows_of
+from gistrec.codecs._kmeans import centroids
 from gistrec.errors import CodecError
 from gistrec.state import UserState
 
@@ -57,7 +57,7 @@ class EpiCache(Evict):
         """Cluster the lowest layer's keys.
 
         Raises:
-            CodecError: the states hold no slots.
+            CodecError: the states hold no slots, or infinite or NaN values.
         """
         for state in states:
             self.require(state)
@@ -67,24 +67,17 @@ class EpiCache(Evict):
                 f"{self} can't learn from {len(states)} states without a slot: give states of "
                 "users with some history"
             )
+        check_finite(self, "k", rows)
         rng = torch.Generator().manual_seed(0)
-        sample = rows[torch.randperm(len(rows), generator=rng)[:SAMPLE_ROWS]].numpy()
-        kmeans = faiss.Kmeans(
-            sample.shape[1],
-            min(self.episodes, len(sample)),
-            niter=10,
-            seed=0,
-            min_points_per_centroid=1,
-        )
-        kmeans.train(np.ascontiguousarray(sample, np.float32))
-        centroids = torch.from_numpy(np.array(kmeans.centroids, np.float32))
-        return dataclasses.replace(self, tables={"centroids": centroids})
+        sample = rows[torch.randperm(len(rows), generator=rng)[:SAMPLE_ROWS]].double().numpy()
+        found = torch.from_numpy(centroids(sample, self.episodes)).float()
+        return dataclasses.replace(self, tables={"centroids": found})
 
     def importance(self, state: UserState, layer: int) -> Tensor:
         """Minus the number of newer slots of the same interest, (1, M)."""
-        centroids = self.table("centroids").double()
-        interest_M = torch.cdist(_keys(state).double(), centroids).argmin(1)
-        same_ME = torch.nn.functional.one_hot(interest_M, len(centroids))
+        centroid_EW = self.table("centroids").double()
+        interest_M = torch.cdist(_keys(state).double(), centroid_EW).argmin(1)
+        same_ME = torch.nn.functional.one_hot(interest_M, len(centroid_EW))
         newer_ME = same_ME.flip(0).cumsum(0).flip(0)
         return 1 - newer_ME.gather(1, interest_M[:, None]).T
 

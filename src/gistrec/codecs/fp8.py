@@ -7,6 +7,7 @@ Re-encoding changes nothing: a power of two scales without loss, and 465 (232.5 
 between the largest e4m3 number, 448, and where the next one would be, 480, just beyond the
 midpoint. So max |x'| / scale is 240 to 448, which gives the same scale, and q * scale gives q.
 
+Level: precision
 Source: Micikevicius et al. 2022, "FP8 Formats for Deep Learning", arXiv 2209.05433, sections 2
 (scaling before the cast) and 3 (E4M3).
 Differs: only storage is 8-bit, arithmetic is fp32; a scale per slot and head, not per tensor, and a
@@ -26,6 +27,7 @@ import torch
 from torch import Tensor
 
 from gistrec.codecs import Quantize
+from gistrec.codecs._bits import power_of_two
 
 LARGEST = torch.finfo(torch.float8_e4m3fn).max
 EDGE = 465
@@ -49,15 +51,10 @@ class FP8(Quantize):
         x = x.float().clamp(-LIMIT, LIMIT)
         largest = x.abs().amax(-1, keepdim=True).double().clamp(min=SMALLEST)
         exponent = torch.frexp(largest / EDGE).exponent
-        q = (x / _power_of_two(exponent)).clamp(-LARGEST, LARGEST)
+        q = (x / power_of_two(exponent).float()).clamp(-LARGEST, LARGEST)
         q = torch.where(q.abs() < 8 * FINEST, (q / FINEST).round() * FINEST, q)
         return {"q": q.to(torch.float8_e4m3fn), "scale": exponent.to(torch.int16)}
 
     def dequantize(self, name: str, parts: Mapping[str, Tensor]) -> Tensor:
         """Numbers times scales, fp32."""
-        return parts["q"].float() * _power_of_two(parts["scale"])
-
-
-def _power_of_two(exponent: Tensor) -> Tensor:
-    """Exactly 2^exponent in fp32, by its bits: torch.exp2 may be off by a rounding."""
-    return (exponent.int() + 127 << 23).view(torch.float32)
+        return parts["q"].float() * power_of_two(parts["scale"]).float()

@@ -8,6 +8,7 @@ A group is merged when all its slots have left the window. The merged slot stand
 group, and only complete groups are merged, so it is never merged again; appending event by event
 gives the same bits as one pass over the whole history.
 
+Level: token merging
 Source: GMSA, arXiv 2505.12215: group merging, there of an encoder's hidden states.
 Differs: keys and values of a finished state are merged, without training and without the paper's
 layers that align them with a decoder; the window is ours. HSTU sums SiLU(q k_j) v_j without
@@ -20,7 +21,6 @@ Cost: (M - window) / group + window slots, up to group - 1 more while a group is
 with its position; time O(M * width) per layer.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -44,6 +44,7 @@ class GroupMean(Codec):
 
     stage = SLOTS
     dial = "group"
+    dial_values = range(16, 1, -1)  # larger groups save little or leave more slots unfinished
 
     def __post_init__(self) -> None:
         if self.group < 2 or self.window < 0:
@@ -53,11 +54,6 @@ class GroupMean(Codec):
     def needs(self) -> frozenset[str]:  # type: ignore[override]  # depends on an option
         """Values that can be summed, if they are to be."""
         return frozenset({"v"}) if self.weighted else frozenset()
-
-    @property
-    def dial_values(self) -> Sequence[int]:
-        """From 16 down; in most histories larger groups save little or leave more unfinished."""
-        return range(16, 1, -1)
 
     def encode(self, state: UserState) -> UserState:
         """Merge the complete groups that have left the window."""

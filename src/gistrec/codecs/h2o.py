@@ -2,6 +2,7 @@
 
     importance of slot j = sum over all queries i >= j so far of mean over layers and heads |a_ij|
 
+Level: token eviction
 Source: Zhang et al. 2023, "H2O: Heavy-Hitter Oracle for Efficient Generative Inference of Large
 Language Models", arXiv 2306.14048, section 4.
 Differs: one choice for all layers and heads; |a| in place of softmax weights under HSTU; counts are

@@ -4,12 +4,13 @@
     y = 2^-floor(k / 2) H_n (d * x), n = 2^k, rounded to 24 - k bits below the row's largest
     x' = 2^-ceil(k / 2) d * (H_n y)
 
-An outlier is spread over all n numbers, so a quantizer's scale, which follows the largest number,
+An outlier is spread over all n numbers, so a quantiser's scale, which follows the largest number,
 gets smaller. A width that is no power of two is cut into blocks that are, the widest first
 (24 = 16 + 8), each with its own transform.
 
+Level: precision
 Source: Ashkboos et al. 2024, "QuaRot: Outlier-Free 4-Bit Inference in Rotated LLMs", arXiv
-2404.00456, section 4 (keys and values rotated head by head before they are quantized); the
+2404.00456, section 4 (keys and values rotated head by head before they are quantised); the
 transform as in Jeon et al. 2025, "QWHA", arXiv 2509.17428.
 Differs: the decoded state is rotated back, QuaRot leaves it rotated and moves the rotation into the
 weights; blocks instead of one transform of the whole width; rows are longer by sqrt(2) where k is
@@ -26,14 +27,12 @@ import torch
 from torch import Tensor
 
 from gistrec.codecs import WIDTH, Quantize
+from gistrec.codecs._bits import round_rows
 from gistrec.errors import CodecError
 
 # A block's y are n whole multiples of a step, less than 2^(24 - k) each. The sums of the rotation
 # back are then below 2^24 steps: fp32 holds them, and rotating again gives the same multiples. What
-# `| bf16()` or `| int8()` makes of y are multiples of such a step too, hence just as exact. The
-# step is a power of two and changes where the largest y passes edge * 2^e: half a step off the
-# multiples, and below all that bf16 rounds up to 2^e, so that rounding moves no row to a larger
-# step.
+# `| bf16()` or `| int8()` makes of y are multiples of such a step too, hence just as exact.
 FP32_BITS = 24
 LARGEST_LOG = 8
 """Blocks have at most 2^8 numbers, so that 16 bits are left."""
@@ -64,21 +63,12 @@ def _sums(x: Tensor) -> Tensor:
     return x
 
 
-def _power_of_two(exponent: Tensor) -> Tensor:
-    """2^exponent in fp64, by its bits: torch.exp2 does not promise to be exact."""
-    return (exponent.long() + 1023 << 52).view(torch.float64)
-
-
 def _rotate(x: Tensor) -> Tensor:
     """One block's y."""
     log = x.shape[-1].bit_length() - 1
-    bits = FP32_BITS - log
-    edge = 1 - 2.0**-9 - 2.0 ** -(bits + 1)
     y = _sums(x) * 2.0 ** -(log // 2)
     y = torch.where(y.abs().amax(-1, keepdim=True) <= LIMIT, y, y * 2.0**-16)
-    exponent = torch.frexp(y.abs().amax(-1, keepdim=True) / edge).exponent - bits
-    step = _power_of_two(exponent.clamp(min=SMALLEST_STEP))
-    return (y / step).round() * step
+    return round_rows(y, FP32_BITS - log, least=SMALLEST_STEP)
 
 
 def _rotate_back(y: Tensor) -> Tensor:

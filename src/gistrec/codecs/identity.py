@@ -2,6 +2,7 @@
 
     encode(state) = state
 
+Level: reference
 Source: none; the uncompressed row of every table.
 Differs: none known.
 Cost: 4 bytes a number (fp32); no time.

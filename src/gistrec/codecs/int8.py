@@ -6,8 +6,9 @@ Re-encoding changes nothing: the scale is rounded before it divides, which moves
 at most 127 / 256 < 1/2, so max |q| is 127 and 127 * scale / 127 gives back the scale; q * scale has
 15 significant bits, so fp32 holds it exactly.
 
+Level: precision
 Source: Dettmers et al. 2022, "LLM.int8(): 8-bit Matrix Multiplication for Transformers at Scale",
-arXiv 2208.07339, section 2.1 (absmax quantization, one constant per row as in its section 3.1).
+arXiv 2208.07339, section 2.1 (absmax quantisation, one constant per row as in its section 3.1).
 Differs: only storage is 8-bit, arithmetic is fp32; no outlier part; the scale is bf16.
 Cost: K + 2 bytes for K numbers of a slot and head; error at most scale / 2 a number.
 """
@@ -19,11 +20,7 @@ import torch
 from torch import Tensor
 
 from gistrec.codecs import Quantize
-
-SMALLEST_SCALE = torch.finfo(torch.bfloat16).tiny
-"""Below it a bf16 loses digits; rows of smaller numbers, and of zeros, use it too."""
-LARGEST_SCALE = 2.0**121
-"""127 times it is finite in fp32; larger numbers are cut off at that."""
+from gistrec.codecs._bits import LARGEST_SCALE, SMALLEST_SCALE
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,11 @@
         zero = round(min x / scale), kept from -127 to 127 - n
         q = round(x / scale) - zero, from 0 to n, and n where x is the largest
 
-Re-encoding changes nothing. Where the span sets the scale, q reaches 0 and n, so the span of x' is
-n * scale and gives back the scale. Where max |x| sets it, rounding the scale moves max |x| / scale
-by at most 127 / 256 < 1/2, so max |x'| is 127 * scale and does. q + zero, at most 127, has 7
-bits and the scale 8: fp32 holds x' exactly, and the same zero and q come back.
+Re-encoding changes nothing: a decoded row has the same scale and zero point.
 
 Shapes: P pivots.
 
+Level: precision
 Source: Liu et al. 2024, "IntactKV: Improving Large Language Model Quantization by Keeping Pivot
 Tokens Intact", arXiv 2403.01241, section 3.
 Differs: the paper takes the pivots (of a shared prompt) from the model before it quantises that;
@@ -22,26 +20,23 @@ others have. Pivots matter where first slots draw attention: softmax (SASRec) te
 SiLU need not. Behind an eviction, give it as many sinks as there are pivots, or slots that move up
 become pivots with what they have lost.
 Cost: 2 * K bytes for a pivot; for another slot K * bits / 8 rounded up, 2 bytes of scale and 3 to 4
-bits (none at 8 bits) of zero (an int16 that the wire format writes in as few bits as needed), each
-per head: 64 bytes at K = 32, and 18.4 (4 bits) or 34 (8 bits).
+bits (none at 8 bits) of zero point (an int16 that the wire format writes in as few bits as needed),
+each per head: 64 bytes at K = 32, and 18.4 (4 bits) or 34 (8 bits).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from gistrec.codecs import Quantize
+from gistrec.codecs._affine import affine, restored
+from gistrec.codecs._bits import pack, to_bf16, unpack
 from gistrec.errors import CodecError
 
 LEVELS = {4: 15, 8: 254}
 """The largest code of `bits`; with 254, a zero of -127 fits all rows and costs nothing."""
-SMALLEST_SCALE = torch.finfo(torch.bfloat16).tiny
-LARGEST_SCALE = 2.0**121
-"""127 times it is finite in fp32; numbers further than n times it above the least are cut off."""
-LIMIT = torch.finfo(torch.bfloat16).max
 
 
 @dataclass(frozen=True)
@@ -54,6 +49,7 @@ class IntactKV(Quantize):
     """Of a number of any other slot, 4 or 8."""
 
     dial = "bits"
+    dial_values = tuple(LEVELS)
     parts = ("codes", "pivot", "scale", "zero")
 
     def __post_init__(self) -> None:
@@ -63,47 +59,20 @@ class IntactKV(Quantize):
                 "int8()"
             )
 
-    @property
-    def dial_values(self) -> Sequence[int]:
-        """Few or many."""
-        return tuple(LEVELS)
-
     def quantize(self, name: str, x: Tensor) -> dict[str, Tensor]:
         """Pivots (..., P, K) bf16; of the others codes (..., M - P, bytes), scale and zero."""
         # rows that are no slots have no first one
         pivots = 0 if name.startswith("fixed.") else min(self.pivots, x.shape[-2])
-        codes, scale, zero = _affine(x[..., pivots:, :], LEVELS[self.bits])
+        codes, scale, zero = affine(x[..., pivots:, :], LEVELS[self.bits])
         return {
-            "codes": _pack(codes) if self.bits == 4 else codes,
-            "pivot": x[..., :pivots, :].clamp(-LIMIT, LIMIT).bfloat16(),
+            "codes": pack(codes, self.bits),
+            "pivot": to_bf16(x[..., :pivots, :]),
             "scale": scale,
             "zero": zero,
         }
 
     def dequantize(self, name: str, parts: Mapping[str, Tensor]) -> Tensor:
         """Pivots, then (codes + zero) times scale, fp32."""
-        pivot, codes = parts["pivot"].float(), parts["codes"]
-        if self.bits == 4:
-            codes = torch.stack([codes & 15, codes >> 4], dim=-1).flatten(-2)
-        codes = codes[..., : pivot.shape[-1]]
-        rest = (codes.float() + parts["zero"].float()) * parts["scale"].float()
-        return torch.cat([pivot, rest], dim=-2)
-
-
-def _affine(x: Tensor, levels: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Codes (uint8), scale (bf16) and zero (int16) of the last axis."""
-    x = x.double()
-    low, high = x.amin(-1, keepdim=True), x.amax(-1, keepdim=True)
-    span = (high - low) / levels
-    least = (torch.maximum(-low, high) / 127).clamp(min=SMALLEST_SCALE)
-    scale = torch.maximum(span, least).clamp(max=LARGEST_SCALE).bfloat16()
-    zero = (low / scale.double()).round().clamp(-127, 127 - levels)
-    codes = ((x / scale.double()).round() - zero).clamp(0, levels)
-    codes[(span >= least) & (x == high)] = levels
-    return codes.to(torch.uint8), scale, zero.to(torch.int16)
-
-
-def _pack(codes: Tensor) -> Tensor:
-    """Two codes a byte, the first in the low half; a last byte is filled up with 0."""
-    codes = F.pad(codes, (0, codes.shape[-1] % 2))
-    return codes[..., ::2] | codes[..., 1::2] << 4
+        pivot = parts["pivot"].float()
+        codes = unpack(parts["codes"], self.bits)[..., : pivot.shape[-1]]
+        return torch.cat([pivot, restored(codes, parts)], dim=-2)

@@ -2,6 +2,7 @@
 
     importance of slot j = -mean over layers and heads of log |k_j|        (largest: +)
 
+Level: token eviction
 Source: Devoto et al. 2024, "A Simple and Effective L2 Norm-Based Strategy for KV Cache
 Compression", arXiv 2406.11430: in language models short keys get much attention.
 Differs: one choice for all layers and heads, where the paper chooses in each and leaves its first

@@ -10,13 +10,11 @@ A group is one channel of `group` consecutive slots for keys, `group` channels o
 else. Groups of keys are counted from the oldest slot, so a full one never changes; the newest keys,
 which do not fill one, stay in bf16.
 
-Re-encoding changes nothing. Where the span sets the scale, q reaches 0 and n, so the span of x' is
-n * scale and gives back the scale. Where max |x| sets it, rounding the scale moves max |x| / scale
-by at most 127 / 256 < 1/2, so max |x'| is 127 * scale and does. q + zero, at most 127, has 7
-bits and the scale 8: fp32 holds x' exactly, and the same zero and q come back.
+Re-encoding changes nothing: a decoded group has the same scale and zero point.
 
 Shapes: F slots that are quantised, the oldest.
 
+Level: precision
 Source: Liu et al. 2024, "KIVI: A Tuning-Free Asymmetric 2bit Quantization for KV Cache", arXiv
 2402.02750, section 3 and Algorithm 1.
 Differs: what is not yet grouped is bf16 (fp32 would double it), and by default that is only the
@@ -27,26 +25,23 @@ drops old slots the others move up, so keys are grouped anew from decoded ones: 
 in a hundred appends at `recent(keep=64)`; int4() does not have that. Behind `lowrank()`, which
 rounds to 2^-17 of a slot's largest coefficient, re-encoding may change the codes of channels
 hundreds of times smaller than that one.
-Cost: per number `bits`, and per group 2 bytes of scale and 2 to 4 bits of zero (an int16 that the
-wire format writes in as few bits as needed): 10.3 bytes for 32 numbers at 2 bits, 18.4 at 4. Keys
-that do not fill a group take 64 bytes for 32 numbers; with whole histories that are half a group on
-average.
+Cost: per number `bits`, and per group 2 bytes of scale and 2 to 4 bits of zero point (an int16 that
+the wire format writes in as few bits as needed): 10.3 bytes for 32 numbers at 2 bits, 18.4 at 4.
+Keys that do not fill a group take 64 bytes for 32 numbers; with whole histories that are half a
+group on average.
 """
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from gistrec.codecs import Quantize, from_rows, rows_of
+from gistrec.codecs import Quantize, from_rows, row_shape, rows_of
+from gistrec.codecs._affine import affine, grouped, restored
+from gistrec.codecs._bits import pack, to_bf16, unpack
 from gistrec.errors import CodecError
-
-SMALLEST_SCALE = torch.finfo(torch.bfloat16).tiny
-LARGEST_SCALE = 2.0**121
-"""127 times it is finite in fp32; numbers further than n times it above the least are cut off."""
-LIMIT = torch.finfo(torch.bfloat16).max
 
 
 @dataclass(frozen=True)
@@ -56,21 +51,17 @@ class KIVI(Quantize):
     bits: int = 2
     """Of a code, 2 or 4."""
     group: int = 32
-    """Slots (keys) or channels (all else) that share a scale and a zero, at least 1."""
+    """Slots (keys) or channels (all else) that share a scale and a zero point, at least 1."""
     recent: int = 0
     """Newest slots kept in bf16 besides those of the keys that do not fill a group."""
 
     dial = "bits"
+    dial_values = (2, 4)
     parts = ("codes", "rest", "scale", "zero")
 
     def __post_init__(self) -> None:
         if self.bits not in self.dial_values or self.group < 1 or self.recent < 0:
             raise CodecError(f"{self}: bits must be 2 or 4, group at least 1, recent at least 0")
-
-    @property
-    def dial_values(self) -> Sequence[int]:
-        """Few enough that packed codes fill bytes."""
-        return (2, 4)
 
     def quantize(self, name: str, x: Tensor) -> dict[str, Tensor]:
         """Packed codes (F, bytes) of the F oldest slots, the rest (H, M - F, K) bf16.
@@ -81,14 +72,21 @@ class KIVI(Quantize):
         full = max(slots - self.recent, 0)
         if name.startswith("fixed."):
             full = slots  # its rows are no slots, none is newer
-        if _is_key(name):
+        is_key = _is_key(name)
+        if is_key:
             full -= full % self.group
         rows_FW = rows_of(x[..., :full, :])
-        codes, scale, zero = _affine(self._grouped(name, rows_FW), 2**self.bits - 1)
-        codes_FW = codes.transpose(1, 2).flatten(0, 1) if _is_key(name) else codes.flatten(1)
+        width = rows_FW.shape[1]
+        groups = (
+            rows_FW.reshape(-1, self.group, width).transpose(1, 2)
+            if is_key
+            else grouped(rows_FW, self.group)
+        )
+        codes, scale, zero = affine(groups, 2**self.bits - 1)
+        codes_FW = codes.transpose(1, 2).flatten(0, 1) if is_key else codes.flatten(1)
         return {
-            "codes": _pack(codes_FW[:, : rows_FW.shape[1]], self.bits),
-            "rest": x[..., full:, :].clamp(-LIMIT, LIMIT).bfloat16(),
+            "codes": pack(codes_FW[:, :width], self.bits),
+            "rest": to_bf16(x[..., full:, :]),
             "scale": scale.squeeze(-1),
             "zero": zero.squeeze(-1),
         }
@@ -96,56 +94,11 @@ class KIVI(Quantize):
     def dequantize(self, name: str, parts: Mapping[str, Tensor]) -> Tensor:
         """(Codes + zero) times scale, then the rest: (H, M, K) fp32."""
         rest = parts["rest"].float()
-        shape = (*rest.shape[:-2], rest.shape[-1])
-        width = rest.shape[-1] * rest.shape[:-2].numel()
-        codes_FW = _unpack(parts["codes"], self.bits)[:, :width]
-        axis = 0 if _is_key(name) else 1
-        scale_FW, zero_FW = (
-            parts[part].float().repeat_interleave(self.group, dim=axis)[:, :width]
-            for part in ("scale", "zero")
-        )
-        rows_FW = (codes_FW.float() + zero_FW) * scale_FW
+        shape = row_shape(rest)
+        codes_FW = unpack(parts["codes"], self.bits)[:, : math.prod(shape)]
+        rows_FW = restored(codes_FW, parts, self.group, axis=0 if _is_key(name) else 1)
         return torch.cat([from_rows(rows_FW, shape), rest], dim=-2)
-
-    def _grouped(self, name: str, rows_FW: Tensor) -> Tensor:
-        """Each group's numbers on the last axis: (F / group, W, group) or (F, groups, group)."""
-        full, width = rows_FW.shape
-        if _is_key(name):
-            return rows_FW.reshape(full // self.group, self.group, width).transpose(1, 2)
-        groups = -(-width // self.group)
-        # a last group that is not full repeats its last channel: that changes neither end
-        index = torch.arange(groups * self.group).clamp(max=width - 1)
-        return rows_FW[:, index].reshape(full, groups, self.group)
 
 
 def _is_key(name: str) -> bool:
     return name.partition(".")[0] == "k"
-
-
-def _affine(x: Tensor, levels: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Codes (uint8), scale (bf16) and zero (int16) of the last axis."""
-    x = x.double()
-    low, high = x.amin(-1, keepdim=True), x.amax(-1, keepdim=True)
-    span = (high - low) / levels
-    least = (torch.maximum(-low, high) / 127).clamp(min=SMALLEST_SCALE)
-    scale = torch.maximum(span, least).clamp(max=LARGEST_SCALE).bfloat16()
-    zero = (low / scale.double()).round().clamp(-127, 127 - levels)
-    codes = ((x / scale.double()).round() - zero).clamp(0, levels)
-    codes[(span >= least) & (x == high)] = levels
-    return codes.to(torch.uint8), scale, zero.to(torch.int16)
-
-
-def _pack(codes: Tensor, bits: int) -> Tensor:
-    """Several codes a byte, low bits first; a last byte is filled up with 0."""
-    count = 8 // bits
-    codes = F.pad(codes, (0, -codes.shape[-1] % count))
-    packed = codes[..., ::count]
-    for place in range(1, count):
-        packed = packed | codes[..., place::count] << bits * place
-    return packed
-
-
-def _unpack(packed: Tensor, bits: int) -> Tensor:
-    """The inverse, the filling included."""
-    parts = [packed >> bits * n & 2**bits - 1 for n in range(8 // bits)]
-    return torch.stack(parts, dim=-1).flatten(-2)

@@ -6,6 +6,7 @@
 One basis per tensor (layer, keys or values), shared by all users; heads are joined, so rank is per
 slot and tensor.
 
+Level: head and latent
 Source: Saxena et al. 2024, "Eigen Attention: Attention in Low-Rank Space for KV Cache Compression",
 arXiv 2408.05646 (basis from an SVD of calibration keys and values, not centred).
 Differs: heads share one basis, `rank` is given instead of an error threshold, queries are not
@@ -21,16 +22,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gistrec.codecs import WIDTH, Learned, from_rows, rows_of
+from gistrec.codecs import WIDTH, Learned, from_rows, row_shape, rows_of
+from gistrec.codecs._bits import round_rows
 from gistrec.errors import CodecError
 
 # Decoding to fp32 and projecting again moves a coefficient by some 1e-7 of the row's largest, far
-# less than half a rounding step: the same multiples of the same step come back. The step is a power
-# of two and changes where the largest coefficient passes EDGE * 2^n. EDGE lies half a step off the
-# multiples, and below all that bf16 rounds up to 2^n, so neither that noise nor `| bf16()` or
-# `| int8()` can move a row to a larger step, which would round it anew. A smaller one is harmless.
+# less than half a rounding step: the same multiples of the same step come back.
 BITS = 17
-EDGE = 1 - 2.0**-9 - 2.0**-18
 LIMIT = 2.0**120
 """Larger coefficients are cut off here, so that a decoded row is finite in fp32."""
 SMALLEST_STEP = -120
@@ -58,22 +56,16 @@ class LowRank(Learned):
         rows_NW = rows_of(x).double()
         vectors_WW = torch.linalg.eigh(rows_NW.T @ rows_NW).eigenvectors  # ascending
         basis_RW = vectors_WW.flip(1).T[: self.rank]
-        return {"basis": basis_RW.reshape(-1, *x.shape[:-2], x.shape[-1]).float()}
-
-    def _basis(self, name: str) -> Tensor:
-        return self.table(f"{name}.basis")
+        return {"basis": basis_RW.reshape(-1, *row_shape(x)).float()}
 
     def quantize(self, name: str, x: Tensor) -> dict[str, Tensor]:
         """Coefficients (M, rank), fp32."""
-        basis_RW = self._basis(name).flatten(1).double()
+        basis_RW = self.table(f"{name}.basis").flatten(1).double()
         coef_MR = (rows_of(x).double() @ basis_RW.T).clamp(-LIMIT, LIMIT)
-        largest_M1 = coef_MR.abs().amax(-1, keepdim=True)
-        exponent_M1 = torch.frexp(largest_M1 / EDGE).exponent - BITS
-        step_M1 = torch.exp2(exponent_M1.clamp(min=SMALLEST_STEP).double())
-        return {"coef": ((coef_MR / step_M1).round() * step_M1).float()}
+        return {"coef": round_rows(coef_MR, BITS, least=SMALLEST_STEP).float()}
 
     def dequantize(self, name: str, parts: Mapping[str, Tensor]) -> Tensor:
         """Rows from their coefficients: (H, M, K)."""
-        basis = self._basis(name)
+        basis = self.table(f"{name}.basis")
         rows_MW = parts["coef"].double() @ basis.flatten(1).double()
         return from_rows(rows_MW.float(), basis.shape[1:])

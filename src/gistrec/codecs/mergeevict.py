@@ -8,6 +8,7 @@ n is how many events a slot stands for. Only neighbours are joined and none is d
 distance to the position before and needs no bytes of its own. An append joins the one cheapest
 pair; a long history is joined in passes, each along the cheapest quarter of all links.
 
+Level: token merging
 Source: Bolya et al. 2022, "Token Merging: Your ViT But Faster", arXiv 2210.09461, section 3 (merge
 by key similarity, weights in later merges); Wan et al. 2024, "D2O", arXiv 2406.13035 (merge
 instead of evicting from a cache); the cost is Ward 1963, "Hierarchical grouping to optimize an

@@ -6,6 +6,7 @@ C_p is a k-means of the sample rows' p-th sub-vectors, shared by all users; one 
 tensor (layer, keys or values), heads side by side. Where P does not divide the width W, the first
 W mod P sub-vectors have one number more; where W < P there is a sub-vector per number.
 
+Level: precision
 Source: Jegou, Douze, Schmid 2011, "Product Quantization for Nearest Neighbor Search", IEEE TPAMI
 33(1), doi 10.1109/TPAMI.2010.57, section II; as codes of a network's vectors: R V, Goyal 2025,
 "Breaking Token Into Concepts" (ASG), arXiv 2509.17737.
@@ -16,34 +17,23 @@ Cost: `subvectors` bytes a slot and tensor, half of that where `codes` is at mos
 O(codes * W) a slot. Shared: 2 * codes * W bytes a tensor.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
-import faiss
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from gistrec.codecs import Learned, from_rows, rows_of
+from gistrec.codecs import Learned, from_rows, row_shape
+from gistrec.codecs._bits import pack, step_of, unpack
+from gistrec.codecs._kmeans import SMALLEST_STEP, Floats, centroids, in_steps, nearest
 from gistrec.errors import CodecError
 
-# Magnitudes in steps. A product of a sub-vector and a codeword, summed over up to 2^14 columns,
-# stays below 2^53, so that fp64 holds it exactly whatever the order of summation.
 LARGEST_WORD = 2**13
-LARGEST_ROW = 2**22
-SMALLEST_STEP = -126
-"""Exponent; below it fp32 loses digits."""
-BLOCK = 1024
-"""Rows compared with a codebook at a time: bounds the memory, and stays in the cache."""
-
+"""Steps; the largest number of all samples has at most so many."""
 SAMPLE = 2**14
 """At most so many sub-vectors are clustered."""
-
-Floats = NDArray[np.float64]
-Codes = NDArray[np.uint8]
 
 
 def _columns(width: int, count: int) -> list[slice]:
@@ -54,29 +44,11 @@ def _columns(width: int, count: int) -> list[slice]:
     return [slice(start, end) for start, end in pairwise([0, *ends])]
 
 
-def _centroids(rows_NW: Floats, count: int) -> Floats:
-    """Codewords of k-means in whole steps, (count, W); where too few, repeats (never chosen)."""
-    if len(rows_NW) > count:
-        kmeans = faiss.Kmeans(
-            rows_NW.shape[1],
-            count,
-            niter=10,
-            seed=0,
-            min_points_per_centroid=1,
-            max_points_per_centroid=SAMPLE // count,
-        )
-        kmeans.train(rows_NW.astype(np.float32))
-        rows_NW = np.asarray(kmeans.centroids, np.float64)
-    words_CW = np.resize(rows_NW, (count, rows_NW.shape[1]))
+def _codewords(rows_NW: Floats, count: int) -> Floats:
+    """Codewords in whole steps, (count, W); where too few, repeats (never chosen)."""
+    found = centroids(rows_NW, count, sample=SAMPLE // count)
+    words_CW = np.resize(found, (count, found.shape[1]))
     return np.rint(words_CW).clip(-LARGEST_WORD, LARGEST_WORD)
-
-
-def _nearest(rows_MW: Floats, words_CW: Floats) -> Codes:
-    """Number of the codeword nearest to each row, the lowest of equally near ones."""
-    half_norm_C = (words_CW**2).sum(1) / 2
-    blocks = [rows_MW[start : start + BLOCK] for start in range(0, len(rows_MW), BLOCK)]
-    found = [(block @ words_CW.T - half_norm_C).argmax(1).astype(np.uint8) for block in blocks]
-    return np.concatenate([np.empty(0, np.uint8), *found])
 
 
 @dataclass(frozen=True)
@@ -98,13 +70,16 @@ class PQ(Learned):
 
     def learn(self, x: Tensor) -> dict[str, Tensor]:
         """Codewords (C, H, K) int16 in steps, side by side, and the step, a power of two."""
-        exponent = math.frexp(float(x.abs().max()) / LARGEST_WORD)[1]
-        step = 2.0 ** max(exponent, SMALLEST_STEP)
-        rows_NW = np.rint(rows_of(x).double().numpy() / step)
+        step = step_of(x, LARGEST_WORD, least=SMALLEST_STEP)
+        rows_NW = in_steps(x, step)
         columns = _columns(rows_NW.shape[1], self.subvectors)
-        words_CW = np.concatenate([_centroids(rows_NW[:, c], self.codes) for c in columns], axis=1)
-        words = words_CW.astype(np.int16).reshape(self.codes, *x.shape[:-2], x.shape[-1])
+        words_CW = np.concatenate([_codewords(rows_NW[:, c], self.codes) for c in columns], axis=1)
+        words = words_CW.astype(np.int16).reshape(self.codes, *row_shape(x))
         return {"codewords": torch.from_numpy(words), "step": torch.tensor(step)}
+
+    @property
+    def _bits(self) -> int:
+        return 4 if self.codes <= 16 else 8
 
     def _codebooks(self, name: str) -> tuple[Floats, list[slice], float]:
         words_CW = self.table(f"{name}.codewords").flatten(1).double().numpy()
@@ -114,19 +89,14 @@ class PQ(Learned):
     def quantize(self, name: str, x: Tensor) -> dict[str, Tensor]:
         """Codes (M, P) uint8; two to a byte, (M, P / 2 rounded up), where half a byte will do."""
         words_CW, columns, step = self._codebooks(name)
-        rows_MW = np.rint(rows_of(x).double().numpy() / step).clip(-LARGEST_ROW, LARGEST_ROW)
-        codes_MP = np.stack([_nearest(rows_MW[:, c], words_CW[:, c]) for c in columns], axis=1)
-        if self.codes <= 16:
-            codes_MP = np.pad(codes_MP, ((0, 0), (0, len(columns) % 2)))
-            codes_MP = (codes_MP[:, ::2] + 16 * codes_MP[:, 1::2]).astype(np.uint8)
-        return {"codes": torch.from_numpy(codes_MP)}
+        rows_MW = in_steps(x, step)
+        codes_MP = np.stack([nearest(rows_MW[:, c], words_CW[:, c]) for c in columns], axis=1)
+        return {"codes": pack(torch.from_numpy(codes_MP.astype(np.uint8)), self._bits)}
 
     def dequantize(self, name: str, parts: Mapping[str, Tensor]) -> Tensor:
         """Codewords side by side: (H, M, K)."""
         words_CW, columns, step = self._codebooks(name)
-        codes_MP = parts["codes"].numpy()
-        if self.codes <= 16:
-            codes_MP = np.stack((codes_MP % 16, codes_MP // 16), axis=2).reshape(len(codes_MP), -1)
+        codes_MP = unpack(parts["codes"], self._bits).numpy()
         found = [words_CW[codes_MP[:, p], c] for p, c in enumerate(columns)]
         rows_MW = torch.from_numpy(np.concatenate(found, axis=1) * step)
         return from_rows(rows_MW.float(), self.table(f"{name}.codewords").shape[1:])

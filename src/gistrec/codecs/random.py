@@ -5,6 +5,7 @@
 A slot's hash never changes, so the choice at every append is the one that a single pass over the
 whole history makes: a sample without replacement in which every slot is equally likely.
 
+Level: token eviction
 Source: Cohen and Kaplan 2007, "Summarizing data using bottom-k sketches", PODC; reservoir sampling
 as in Vitter 1985, "Random sampling with a reservoir", ACM TOMS 11(1), has the same distribution.
 The hash is the finisher of SplitMix64: Steele, Lea, Flood 2014, OOPSLA.

@@ -2,6 +2,7 @@
 
     importance of slot j = j
 
+Level: token eviction
 Source: Xiao et al. 2023, "Efficient Streaming Language Models with Attention Sinks", arXiv
 2309.17453, section 3.2.
 Differs: slots keep their positions in the history, the paper re-numbers them within the cache; the

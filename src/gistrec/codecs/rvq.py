@@ -6,6 +6,7 @@
 Codebooks are shared by all users, one set per tensor (layer, keys or values), heads joined. Level l
 is a k-means of what the levels before it leave over.
 
+Level: precision
 Source: Chen, Guan, Wang 2010, "Approximate Nearest Neighbor Search by Residual Vector
 Quantization", Sensors 10(12), doi 10.3390/s101211259, section 2.
 Differs: greedy codes can change when the decoded row is encoded again. So from level 2 on codeword
@@ -16,52 +17,23 @@ Cost: `levels` bytes a slot and tensor; time O(levels * codes * W) a slot, W = H
 new slots. Shared: 2 * levels * codes * W bytes a tensor.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
-import faiss
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from gistrec.codecs import Learned, from_rows, rows_of
+from gistrec.codecs import Learned, from_rows, row_shape
+from gistrec.codecs._bits import step_of
+from gistrec.codecs._kmeans import SMALLEST_STEP, Codes, Floats, centroids, in_steps, nearest
 from gistrec.errors import CodecError
 
-# Magnitudes in steps. A product of a row and a codeword, summed over up to 2^14 columns, stays
-# below 2^53, so that fp64 holds it exactly whatever the order of summation.
+# in steps
 LARGEST_SAMPLE = 2**13
 LARGEST_WORD = 2**15 - 1
-LARGEST_ROW = 2**22
-
-Floats = NDArray[np.float64]
-Codes = NDArray[np.int64]
-
-
-def _nearest(rows_MW: Floats, words_CW: Floats) -> Codes:
-    """Index of the codeword nearest to each row, the lowest of equally near ones."""
-    half_norm_C = (words_CW**2).sum(1) / 2
-    codes_M = np.empty(len(rows_MW), np.int64)
-    for start in range(0, len(rows_MW), 1024):  # bounds the memory, and stays in the cache
-        block = slice(start, start + 1024)
-        score = rows_MW[block] @ words_CW.T
-        score -= half_norm_C
-        codes_M[block] = score.argmax(1)
-    return codes_M
-
-
-def _cluster(rows_NW: Floats, count: int) -> Floats:
-    """At most `count` centroids of k-means, in whole steps."""
-    if len(rows_NW) <= count:
-        centroids = rows_NW
-    else:
-        kmeans = faiss.Kmeans(rows_NW.shape[1], count, niter=10, seed=0, min_points_per_centroid=1)
-        kmeans.train(rows_NW.astype(np.float32))
-        centroids = np.asarray(kmeans.centroids, np.float64)
-    return np.rint(centroids).clip(-LARGEST_WORD, LARGEST_WORD)
 
 
 class _Books(NamedTuple):
@@ -76,7 +48,7 @@ class _Books(NamedTuple):
         rest_MW = rows_MW.copy()
         codes_ML = np.empty((len(rows_MW), len(self.words_LCW)), np.int64)
         for level, words_CW in enumerate(self.words_LCW):
-            codes_ML[:, level] = _nearest(rest_MW, words_CW)
+            codes_ML[:, level] = nearest(rest_MW, words_CW)
             rest_MW -= words_CW[codes_ML[:, level]]
         return codes_ML
 
@@ -117,16 +89,16 @@ class RVQ(Learned):
 
     def learn(self, x: Tensor) -> dict[str, Tensor]:
         """Codebooks (L, C, H, K) int16 in steps, and the step, a power of two."""
-        step = 2.0 ** math.frexp(float(x.abs().max()) / LARGEST_SAMPLE)[1]
-        rest_NW = np.rint(rows_of(x).double().numpy() / step)
+        step = step_of(x, LARGEST_SAMPLE, least=SMALLEST_STEP)
+        rest_NW = in_steps(x, step)
         books = np.zeros((self.levels, self.codes, rest_NW.shape[1]))
         for level, words_CW in enumerate(books):
             reserved = min(level, 1)  # the zero vector, from level 2 on
-            found = _cluster(rest_NW, self.codes - reserved)
-            words_CW[reserved : reserved + len(found)] = found
+            found = np.rint(centroids(rest_NW, self.codes - reserved))
+            words_CW[reserved : reserved + len(found)] = found.clip(-LARGEST_WORD, LARGEST_WORD)
             words_CW[reserved + len(found) :] = words_CW[0]  # never chosen, being a later equal
-            rest_NW -= words_CW[_nearest(rest_NW, words_CW)]
-        codebooks = books.astype(np.int16).reshape(*books.shape[:2], *x.shape[:-2], x.shape[-1])
+            rest_NW -= words_CW[nearest(rest_NW, words_CW)]
+        codebooks = books.astype(np.int16).reshape(*books.shape[:2], *row_shape(x))
         return {"codebooks": torch.from_numpy(codebooks), "step": torch.tensor(step)}
 
     @cached_property
@@ -144,8 +116,7 @@ class RVQ(Learned):
     def quantize(self, name: str, x: Tensor) -> dict[str, Tensor]:
         """Codes (M, levels), uint8."""
         books = self._books_of(name)
-        rows_MW = np.rint(rows_of(x).double().numpy() / books.step)
-        codes_ML = books.stable(rows_MW.clip(-LARGEST_ROW, LARGEST_ROW))
+        codes_ML = books.stable(in_steps(x, books.step))
         return {"codes": torch.from_numpy(codes_ML.astype(np.uint8))}
 
     def dequantize(self, name: str, parts: Mapping[str, Tensor]) -> Tensor:

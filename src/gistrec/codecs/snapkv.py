@@ -3,6 +3,7 @@
     s_j = sum over queries i >= j of 2^(-(n - i) / 16) * mean over layers and heads |a_ij|
     importance of slot j = mean of s over the `pool` slots around j
 
+Level: token eviction
 Source: Li et al. 2024, "SnapKV: LLM Knows What You are Looking for Before Generation", arXiv
 2404.14469, section 4.
 Differs: the paper looks once, at the last 16 to 64 queries of a prompt; here every query counts and

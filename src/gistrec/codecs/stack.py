@@ -5,6 +5,7 @@
 Keys and values of all layers belong to one event and are far from independent. One code for all of
 them, `stack() | rvq()`, costs the bytes of one tensor.
 
+Level: precision
 Source: own. Joining correlated vectors before quantising them is what vector quantisation is for:
 Gersho and Gray 1992, "Vector Quantization and Signal Compression".
 Differs: powers of two bring the tensors to about the same size, because a quantiser behind it
@@ -20,11 +21,15 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from gistrec.codecs import WIDTH, Codec, from_rows, is_row_tensor, rows_of
+from gistrec.codecs import WIDTH, Codec, from_rows, is_row_tensor, row_samples, row_shape, rows_of
 from gistrec.errors import CodecError
 from gistrec.state import UserState
 
 LARGEST_EXPONENT = 60
+
+
+def _is_mine(name: str, x: Tensor) -> bool:
+    return is_row_tensor(name, x) and not name.startswith("fixed.")
 
 
 @dataclass(frozen=True)
@@ -44,27 +49,12 @@ class Stack(Codec):
         Raises:
             CodecError: no slot to learn from, or infinite or NaN values.
         """
-        squares: dict[str, list[Tensor]] = {}
         tables: dict[str, Tensor] = {}
-        for state in states:
-            for name, x in state.slots():
-                if is_row_tensor(name, x) and x.shape[-2]:
-                    squares.setdefault(name, []).append(x.double().square().flatten())
-                    tables[f"{name}.shape"] = torch.tensor([*x.shape[:-2], x.shape[-1]])
-        if not squares:
-            raise CodecError(
-                f"{self} can't learn from {len(states)} states without a slot of floating numbers: "
-                "give states of users with some history"
-            )
-        for name, found in squares.items():
-            mean = float(torch.cat(found).mean())
-            if not math.isfinite(mean):
-                raise CodecError(
-                    f"{self} was given a state whose {name!r} holds infinite or NaN values: repair "
-                    "the model that wrote it"
-                )
+        for name, samples in row_samples(self, states, _is_mine).items():
+            mean = float(torch.cat([x.flatten() for _, x in samples]).double().square().mean())
             exponent = -round(math.log2(mean) / 2) if mean else 0
             limited = max(-LARGEST_EXPONENT, min(exponent, LARGEST_EXPONENT))
+            tables[f"{name}.shape"] = torch.tensor(row_shape(samples[0][1]))
             tables[f"{name}.exponent"] = torch.tensor(limited)
         return replace(self, tables=tables)
 
@@ -80,7 +70,7 @@ class Stack(Codec):
         """
         kept, given = {}, set()
         for name, x in state.tensors.items():
-            if is_row_tensor(name, x) and not name.startswith("fixed."):
+            if _is_mine(name, x):
                 self.table(f"{name}.exponent")  # or there would be no way back
                 given.add(name)
             else:

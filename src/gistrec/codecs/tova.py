@@ -2,6 +2,7 @@
 
     importance of slot j = mean over layers and heads |a_nj|, n the newest absorbed event
 
+Level: token eviction
 Source: Oren et al. 2024, "Transformers are Multi-State RNNs", arXiv 2401.06104, section 3.2.
 Differs: one choice for all layers and heads (the paper's default averages the heads of a layer);
 |a| in place of softmax weights under HSTU; the newest query is that of the event before the raw

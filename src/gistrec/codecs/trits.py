@@ -7,6 +7,7 @@ For every ratio in turn: each number takes the nearest of the 3^planes sums, the
 best one for these trits, scale = v . x / v . v with v = sum_p w_p t_p; this is repeated, and the
 ratio that errs least is kept. Heads are joined; `group` numbers share scales.
 
+Level: precision
 Source: Xiao et al. 2025, "PTQTP: Post-Training Quantization to Trit-Planes for Large Language
 Models", arXiv 2509.16989 (progressive approximation: scales in closed form and the best of the 9
 pairs, in turns).
@@ -31,7 +32,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from gistrec.codecs import Quantize, from_rows, rows_of
+from gistrec.codecs import Quantize, from_rows, row_shape, rows_of
+from gistrec.codecs._bits import LARGEST_SCALE, SMALLEST_SCALE, power_of_two
 from gistrec.errors import CodecError
 
 # Found by greedy search on Gaussian, Laplace and uniform rows, with and without an outlier; the
@@ -52,15 +54,13 @@ ROUNDS = 5
 STARTS = {1: 1.4, 2: 2.4, 3: 2.7}
 """The scale starts where the largest sum is max |x|, and where it is so many times the mean |x|."""
 
-# Rows are whole numbers of a unit below 2^20, scales are bf16 and at least 2^8 units: all sums over
-# up to 2^10 numbers are below 2^53 and exact, and no result depends on the rows beside a row.
+# Rows are whole multiples of a step, below 2^20 steps, scales are bf16 and at least 2^8 steps: all
+# sums over up to 2^10 numbers are below 2^53 and exact, and no result depends on the rows beside a
+# row.
 ROW_BITS = 20
 LEAST = 2.0**8
 BLOCK = 32
 """New rows at a time: bounds the memory, and stays in the cache."""
-SMALLEST_SCALE = torch.finfo(torch.bfloat16).tiny
-LARGEST_SCALE = 2.0**121
-"""The largest sums times it are finite in fp32; larger numbers are cut off there."""
 TRITS_PER_BYTE = 5
 
 
@@ -105,11 +105,6 @@ class _Sums(NamedTuple):
         return self.digits[start + top + sums.long()]
 
 
-def _power_of_two(exponent: Tensor) -> Tensor:
-    """2^exponent in fp64, by its bits: torch.exp2 does not promise to be exact."""
-    return (exponent.long() + 1023 << 52).view(torch.float64)
-
-
 def _scales(x_RG: Tensor, sums: _Sums) -> Tensor:
     """For every ratio the scale of which the largest number is the largest sum, (R, T)."""
     scale_RT = x_RG.abs().amax(1, keepdim=True) / sums.top_T
@@ -132,12 +127,12 @@ def _exact(x_RG: Tensor, sums: _Sums) -> Tensor:
 def _approximate(x_RG: Tensor, sums: _Sums) -> Tensor:
     """The nearest rows that codes give; zeros where max |x| is below what a scale can be."""
     largest_R = x_RG.abs().amax(1)
-    unit_R = _power_of_two(torch.frexp(largest_R.clamp(min=2.0**-149)).exponent - ROW_BITS)
-    x_RG = (x_RG / unit_R[:, None]).round()
-    smallest_R, limit_R = (SMALLEST_SCALE / unit_R).clamp(min=LEAST), LARGEST_SCALE / unit_R
+    step_R = power_of_two(torch.frexp(largest_R.clamp(min=2.0**-149)).exponent - ROW_BITS)
+    x_RG = (x_RG / step_R[:, None]).round()
+    smallest_R, limit_R = (SMALLEST_SCALE / step_R).clamp(min=LEAST), LARGEST_SCALE / step_R
     # C candidates: every ratio from both starts, every round of each
     ratio_C11 = torch.arange(len(sums.top_T)).repeat(2)[:, None, None]
-    starts = (largest_R / unit_R, STARTS[sums.weights_TP.shape[1]] * x_RG.abs().mean(1))
+    starts = (largest_R / step_R, STARTS[sums.weights_TP.shape[1]] * x_RG.abs().mean(1))
     scale_CR = torch.cat([start / sums.top_T[:, None] for start in starts])
     best_RG = torch.zeros_like(x_RG)
     least_R = torch.full_like(largest_R, torch.inf)
@@ -153,7 +148,7 @@ def _approximate(x_RG: Tensor, sums: _Sums) -> Tensor:
         least_R = torch.minimum(error_R, least_R)
         norm_CR = sums_CRG.square().sum(-1).clamp(min=1)
         scale_CR = (sums_CRG * x_RG).sum(-1) / norm_CR
-    return best_RG * unit_R[:, None]
+    return best_RG * step_R[:, None]
 
 
 @dataclass(frozen=True)
@@ -202,7 +197,7 @@ class Trits(Quantize):
             "trits": trits.to(torch.uint8),
             "scale": scale_R1.reshape(slots, groups).bfloat16(),
             "ratio": ratio if self.planes > 1 else ratio[:, :0],
-            "shape": torch.empty(*x.shape[:-2], x.shape[-1], slots, 0, dtype=torch.uint8),
+            "shape": torch.empty(*row_shape(x), slots, 0, dtype=torch.uint8),
         }
 
     def dequantize(self, name: str, parts: Mapping[str, Tensor]) -> Tensor:

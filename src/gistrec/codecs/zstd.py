@@ -2,6 +2,7 @@
 
     compress(data) = 1, zstd frame        or        0, data        whichever is shorter
 
+Level: precision
 Source: Collet, Kucherawy 2021, "Zstandard Compression and the 'application/zstd' Media Type",
 RFC 8878.
 Differs: the frame goes without its magic number, checksum and dictionary id (4 to 12 bytes saved; a

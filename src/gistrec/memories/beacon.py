@@ -7,6 +7,7 @@
 
 Shapes: E chunks that end among the S new events, at most.
 
+Level: token merging
 Source: Activation Beacon, Zhang et al. 2024, arXiv 2401.03462, section 3.
 Differs: the paper inserts beacon tokens; here the chunk's last event is the beacon, with the
 position and time of that event, so that histories keep their positions and a beacon is written as

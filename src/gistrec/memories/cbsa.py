@@ -9,6 +9,7 @@
 Shapes: m representatives (the option `slots`), C events of a block, R queries per event (with
 registers).
 
+Level: sequence
 Source: contract-and-broadcast self-attention (CBSA), arXiv 2509.16875 (NeurIPS 2025).
 Differs: the paper's first representatives are an average pooling of all tokens, which is neither
 causal nor possible to append to; here they are learned constants, so numerator and denominator of

@@ -5,6 +5,7 @@
     loss:     peak    * -mean log sigmoid(chosen logit)              gate -> 1: train = inference
               balance * (log m + sum_j p_j log p_j)                  KL(usage || uniform)
 
+Level: cross-user
 Source: CollectiveKV, arXiv 2601.19178 (ICLR 2026); written from the formulas.
 Differs: the balance term's exact form and the loss weights are not published; KL of the mean
 softmax to uniform is used. Head widths: each head gets own/num_heads numbers of the user's and

@@ -6,6 +6,7 @@
 A memory that adds parameters may be more accurate for having them. What this control gains over
 `full()` has nothing to do with compression.
 
+Level: reference
 Source: our own control; pool and router as in CollectiveKV (arXiv 2601.19178), gate as in EG-MLA
 (arXiv 2509.16686).
 Differs: nothing is compressed: pools and gates add to whole keys and values.

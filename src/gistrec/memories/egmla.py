@@ -9,6 +9,7 @@ the state keeps once for all layers, finds it again.
 
 Shapes: r numbers of a latent, g columns of the table.
 
+Level: head and latent
 Source: Cai and Hou 2025, "EG-MLA: Embedding-Gated Multi-head Latent Attention for Scalable and
 Efficient LLMs", arXiv 2509.16686; written from the formulas, in the notation of mla().
 Differs: the token's id is the item's; the gate is 1 + ..., so that training starts near ungated

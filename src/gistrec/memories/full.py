@@ -2,6 +2,7 @@
 
     k_t = f(W_k x_t),  v_t = f(W_v x_t)
 
+Level: reference
 Source: Vaswani et al. 2017, arXiv 1706.03762, section 3.2.
 Differs: the backbone says whether f is the identity (SASRec) or SiLU (HSTU).
 Cost: 2 * width numbers per event and layer.

@@ -5,6 +5,7 @@
 
 Shapes: G groups.
 
+Level: head and latent
 Source: Ainslie et al. 2023, "GQA: Training Generalized Multi-Query Transformer Models from
 Multi-Head Checkpoints", arXiv 2305.13245, section 2.2.
 Differs: trained from the start, not pooled from a trained model's heads and trained on; the

@@ -6,6 +6,7 @@
 
 Shapes: m rows (the option `slots`), C events of a block, R queries per event (with registers).
 
+Level: sequence
 Source: Linformer, Wang et al. 2020, arXiv 2006.04768, section 4 (K' = E K, V' = F V).
 Differs: the paper's E is a learned matrix of rows by positions: not causal, as all queries read
 the same K', and tied to a longest length. Here the sums run up to the query, and E has a decay by

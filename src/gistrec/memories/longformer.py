@@ -3,6 +3,7 @@
     k_t = f(W_k x_t),  v_t = f(W_v x_t)
     query t sees event s <= t  if  t - s < window  or  s < anchors
 
+Level: token merging
 Source: Longformer, Beltagy et al. 2020, arXiv 2004.05150, section 3.1.
 Differs: the paper's window lies on both sides of a query; ours ends at the query's own event,
 which counts. Its global tokens also attend to all events, the later ones too, with projections of

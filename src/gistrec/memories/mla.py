@@ -7,6 +7,7 @@
 
 Shapes: r numbers of a latent.
 
+Level: head and latent
 Source: DeepSeek-AI 2024, "DeepSeek-V2", arXiv 2405.04434, section 2.1.2 (low-rank joint
 compression and the absorbed up-projections); its section 3.1.2 for the norm of the latent.
 Differs: no decoupled rotary key, because these backbones add position and time to the score, after

@@ -5,6 +5,7 @@
 
 Shapes: G = 1 head.
 
+Level: head and latent
 Source: Shazeer 2019, "Fast Transformer Decoding: One Write-Head is All You Need",
 arXiv 1911.02150, section 3 (multi-query attention).
 Differs: the backbone says whether f is the identity (SASRec) or SiLU (HSTU); what the smaller

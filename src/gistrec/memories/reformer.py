@@ -3,6 +3,7 @@
     h_r(x) = signs of (x R_r), as a number of `bits` bits      R fixed, drawn from a fixed seed
     query t sees event s <= t  if  h_r(q_t) = h_r(k_s) in at least one round r, or s = t
 
+Level: sequence
 Source: Reformer, Kitaev et al. 2020, arXiv 2001.04451, section 2 (LSH attention).
 Differs: the paper shares one projection between queries and keys; here the layer makes its own
 queries, so both are hashed with the same rotations and meet only where training brings them

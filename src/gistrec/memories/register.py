@@ -12,6 +12,7 @@ below there is nothing that registers could sum up.
 
 Shapes: R = 1 + suffix tokens of an event, P prefix registers, T = P + R keys, C = 3 kinds of key.
 
+Level: register
 Source: EARN, arXiv 2507.00715 (KDD 2025); written from the formulas.
 Differs: the paper sets one suffix behind a prompt; here every event has its own, so that training
 is serving, at every cut. The paper has no rule for an append. Here none is needed: registers are
@@ -26,6 +27,7 @@ O(suffix k N) per request, and no slots to read in the L - k layers above.
 """
 
 from collections.abc import Mapping
+from typing import NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -59,7 +61,7 @@ class Register(Memory):
         """Nothing."""
         return {}
 
-    def keys_values(self, held: Mapping[str, Tensor], context: Context) -> tuple[Tensor, Tensor]:
+    def keys_values(self, held: Mapping[str, Tensor], context: Context) -> NoReturn:
         """There are none."""
         raise ConfigError("register() keeps no rows of events that another layer could read")
 

@@ -6,6 +6,7 @@ Two published uses, by where it stands:
     memory='full() | shared()'                         pairs of layers (CLA)
     memory='full() | full() | shared() | shared()'     the upper half reads one cache (YOCO)
 
+Level: layer
 Source: Brandon et al. 2024, "Reducing Transformer Key-Value Cache Size with Cross-Layer Attention"
 (CLA), arXiv 2405.12981, section 2; Sun et al. 2024, "You Only Cache Once: Decoder-Decoder
 Architectures for Language Models" (YOCO), arXiv 2405.05254, section 2.
