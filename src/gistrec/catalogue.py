@@ -6,14 +6,22 @@ same. Evictions and mergings stand before two precisions, precisions behind a sl
 that all reach the same budgets.
 """
 
+import dataclasses
+from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
-from gistrec import registry
-from gistrec.backbones import Backbone
+from gistrec import backbones, registry
 from gistrec.codecs import is_row_tensor
+from gistrec.errors import DataError
 from gistrec.measure import Rules
 from gistrec.registry import Spec
+from gistrec.results import Row
 
+FRACTIONS = (0.0025, 0.008, 0.04)
+"""Of the full fp32 state, at which finalists are chosen."""
+FINALISTS = 5
+"""So many at each."""
 BUDGETS = tuple(64 << n for n in range(11))
 """64 B to 64 KB of a user's state."""
 
@@ -101,6 +109,15 @@ _CONTROLS: tuple[dict[str, Any], ...] = (
 _ARCHITECTURES = ("linear()", "rwkv()", "ttt()", "ssm()", "blossomrec()")
 
 
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """A model and what to measure it with."""
+
+    backbone: str
+    recipes: tuple[str, ...]
+    budgets: tuple[int, ...]
+
+
 def models(backbone: str) -> list[str]:
     """Specs of the models to train: the full one, then every trained method's, then controls.
 
@@ -118,20 +135,59 @@ def models(backbone: str) -> list[str]:
     return [str(spec) for spec in (base, *changed)]
 
 
-def recipes(backbone: Backbone, *, full: bool) -> list[str]:
-    """Codecs to measure a model with.
+def jobs(backbone: str) -> list[Job]:
+    """The whole catalogue, what tells most first.
 
     Args:
-        backbone: The model.
-        full: Whether it is the full model, which stands for all methods on finished states.
+        backbone: The full model.
     """
-    rows = [
-        name for name, tensor in backbone.empty().tensors.items() if is_row_tensor(name, tensor)
-    ]
-    if all(name.startswith("fixed.") for name in rows):
-        return ["bf16()", "int8()", "int4()", "rvq(levels=4)", "rvq(levels=1)"]
-    if not full:
-        return ["int8()", *(f"recent(keep=9) | {precision}" for precision in _BEHIND)]
+    full, *others = models(backbone)
     kept = [f"{slots} | {precision}" for slots in SLOTS for precision in _BEHIND]
-    kept += [f"recent(keep=9) | {precision}" for precision in _PRECISIONS]
-    return kept + list(_COMPOSED)
+    kept += [*_COMPOSED, *(f"recent(keep=9) | {precision}" for precision in _PRECISIONS)]
+    found = [Job(full, tuple(kept), BUDGETS[::3])]
+    found += [Job(spec, _recipes(spec), BUDGETS) for spec in others]
+    return [*found, Job(full, tuple(kept), BUDGETS)]
+
+
+def _recipes(spec: str) -> tuple[str, ...]:
+    """Codecs to measure a trained method with."""
+    state = backbones.build(spec, num_items=1).empty()
+    rows = [name for name, tensor in state.tensors.items() if is_row_tensor(name, tensor)]
+    if all(name.startswith("fixed.") for name in rows):
+        return ("bf16()", "int8()", "int4()", "rvq(levels=4)", "rvq(levels=1)")
+    return ("int8()", *(f"recent(keep=9) | {precision}" for precision in _BEHIND))
+
+
+def finalists(backbone: str, rows: Sequence[Row], data: str) -> list[Job]:
+    """The best recipes of a measured catalogue, to be measured with other seeds and backbones.
+
+    The best `FINALISTS` at each of `FRACTIONS` of the full fp32 state, by NDCG@10 online; the model
+    with most recipes is taken for the full one.
+
+    Args:
+        backbone: The full model of the final.
+        rows: Of the catalogue.
+        data: Name of the log.
+
+    Raises:
+        DataError: there are no online rows of the log.
+    """
+    measured = [row for row in rows if row["data"] == data and row.get("online")]
+    if not measured:
+        raise DataError(f"no online rows of {data!r}: run the catalogue on it first")
+    counts = Counter(row["backbone"] for row in measured)
+    names = models(counts.most_common(1)[0][0])
+    full_bytes = max(row["full_bytes"] for row in measured if row["backbone"] == names[0])
+    found = []
+    for fraction in FRACTIONS:
+        budget = round(fraction * full_bytes)
+        best: dict[tuple[str, str], Row] = {}
+        for row in sorted(measured, key=lambda row: row["ndcg_10"]):
+            if row["state_bytes"] <= budget and row["backbone"] in names and not row["seed"]:
+                best[row["backbone"], row["recipe"]] = row
+        ranked = sorted(best, key=lambda key: -best[key]["ndcg_10"])[:FINALISTS]
+        by_model: dict[str, list[str]] = {}
+        for spec, recipe in ranked:
+            by_model.setdefault(models(backbone)[names.index(spec)], []).append(recipe)
+        found += [Job(spec, tuple(chosen), (budget,)) for spec, chosen in by_model.items()]
+    return found

@@ -22,7 +22,7 @@ def bench(
     backbone: str | None = None,
     codec: Annotated[list[str], Parameter(show_default=False)] = [],
     budget_bytes: Annotated[list[int], Parameter(show_default=False)] = [],
-    grid: Literal["catalogue"] | None = None,
+    grid: Literal["catalogue", "finalists"] | None = None,
     part: str = "1/1",
     models: Path | None = None,
     online: bool = False,
@@ -45,9 +45,9 @@ def bench(
         backbone: Instead of a model: architecture to train first, in a folder beside the results.
         codec: Codecs to measure, such as "recent(keep=64) | int8()"; repeatable.
         budget_bytes: Bytes of a user's state that codecs with a dial are turned to; repeatable.
-        grid: Instead of codecs: every method of the catalogue at 64 B to 64 KB, offline and online,
-            with --backbone as the full model. Trains some twenty models; can be killed and
-            continued.
+        grid: Instead of codecs. catalogue: every method at 64 B to 64 KB, offline and online, with
+            --backbone as the full model; trains some twenty models, can be killed and continued.
+            finalists: the best of a catalogue in --out, with another --seed or --backbone.
         part: With --grid: the models to take, such as 1/2 and 2/2 for two processes.
         models: With --grid: folder of trained models; beside the results if not given.
         online: Measure the drift, too: encode after every append, as a server does.
@@ -56,7 +56,7 @@ def bench(
         epochs: Passes over the log, with --backbone.
         min_events: Users with fewer events are left out; what the model was trained with.
     """
-    from gistrec import benchmark, catalogue, codecs
+    from gistrec import benchmark, catalogue, codecs, results
     from gistrec.measure import Rules
     from gistrec.train import Model
 
@@ -70,23 +70,25 @@ def bench(
         raise ConfigError("--grid names its codecs and budgets: give --backbone and none of those")
     dataset = dataset_of(data, min_events)
     if grid is not None:
+        known = results.load(out) if out.exists() else []
+        if grid == "finalists":
+            jobs = catalogue.finalists(str(backbone), known, name_of(data))
+        else:
+            jobs = catalogue.jobs(str(backbone))
         rows = []
-        folder = models or out.with_name(f"{out.stem}-models")
-        for number, spec in enumerate(catalogue.models(str(backbone))):
-            if not _in_part(part, number):
-                continue
-            run = run_of(dataset, spec, settings, epochs=epochs, holdout=1)
-            where = folder / hashlib.sha256(json.dumps(run).encode()).hexdigest()[:8]
-            work.note(spec)
-            fitted = trained(dataset, run, where, work, data=data, min_events=min_events)
+        for job in (job for number, job in enumerate(jobs) if _in_part(part, number)):
+            work.note(job.backbone)
+            run = run_of(dataset, job.backbone, settings, epochs=epochs, holdout=1)
+            key = hashlib.sha256(json.dumps(run).encode()).hexdigest()[:8]
+            folder = (models or out.with_name(f"{out.stem}-models")) / key
             rows += benchmark.run(
-                fitted,
+                trained(dataset, run, folder, work, data=data, min_events=min_events),
                 dataset,
                 out,
                 data=name_of(data),
-                recipes=catalogue.recipes(fitted.backbone, full=number == 0),
-                budgets=catalogue.BUDGETS,
-                rules=catalogue.RULES if users is None else replace(catalogue.RULES, users=users),
+                recipes=job.recipes,
+                budgets=job.budgets,
+                rules=replace(catalogue.RULES, users=users),
                 quiet=work.json or work.quiet,
             )
         _show(rows, out, work)

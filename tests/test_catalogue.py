@@ -1,0 +1,75 @@
+import pytest
+
+from gistrec import backbones, catalogue, codecs, registry
+from gistrec.errors import DataError
+
+SMALL = "hstu(width=16, repeats=True, temperature=0.1)"
+
+
+def test_every_method_stands_in_the_catalogue():
+    """A new method that nobody measures would be a claim without a number."""
+    jobs = catalogue.jobs(SMALL)
+    measured = {
+        part.name
+        for job in jobs
+        for spec in (*job.recipes, job.backbone, _memory(job.backbone))
+        for part in registry.parse_spec(spec)
+    }
+    offered = {n for f in ("codecs", "memories", "backbones") for n in registry.names(f)}
+    assert offered - measured == {"sasrec"}  # a full model of its own
+
+
+def _memory(backbone: str) -> str:
+    return registry.parse_spec(backbone)[0].options.get("memory", "full()")
+
+
+@pytest.mark.parametrize("spec", catalogue.models(SMALL))
+def test_models_can_be_built_and_keep_the_full_one_s_options(spec):
+    net = backbones.build(spec, num_items=9)
+    assert net.head.repeats is not None
+    assert net.head.temperature == 0.1
+
+
+def test_recipes_can_be_parsed_and_all_but_those_of_a_constant_size_turned():
+    for job in catalogue.jobs(SMALL):
+        for recipe in job.recipes:
+            codecs.parse(recipe)
+        assert set(job.budgets) <= set(catalogue.BUDGETS)
+    assert catalogue.BUDGETS[0] == 64
+    assert catalogue.BUDGETS[-1] == 64 * 1024
+
+
+def row(backbone, recipe, state_bytes, ndcg, **changes):
+    return {
+        "data": "log",
+        "online": True,
+        "seed": 0,
+        "backbone": backbone,
+        "recipe": recipe,
+        "state_bytes": state_bytes,
+        "full_bytes": 100_000,
+        "ndcg_10": ndcg,
+    } | changes
+
+
+def test_finalists_are_the_best_within_each_fraction():
+    full, mqa = catalogue.models("hstu(width=16)")[:2]
+    rows = [row(full, f"recent(keep={n})", 100 + n, n / 100) for n in range(9)]
+    rows += [
+        row(full, "int8()", 251, 0.9),  # too big for 0.25 %
+        row(mqa, "int8()", 700, 0.8),
+        row(full, "bf16()", 200, 0.99, seed=1),
+        row(full, "bf16()", 200, 0.99, data="another"),
+        row(full, "bf16()", 200, 0.99, online=False),
+    ]
+    jobs = catalogue.finalists("sasrec(width=8)", rows, "log")
+    small = [f"recent(keep={n})" for n in (8, 7, 6, 5, 4)]
+    assert jobs[0] == catalogue.Job("sasrec(width=8)", tuple(small), (250,))
+    assert jobs[1] == catalogue.Job("sasrec(width=8)", ("int8()", *small[:3]), (800,))
+    assert jobs[2] == catalogue.Job("sasrec(width=8, memory='mqa()')", ("int8()",), (800,))
+    assert [job.budgets for job in jobs[3:]] == [(4000,)] * 2
+
+
+def test_finalists_of_nothing():
+    with pytest.raises(DataError, match="run the catalogue on it first"):
+        catalogue.finalists("hstu()", [], "log")
