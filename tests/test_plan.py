@@ -130,6 +130,7 @@ def test_a_search_that_was_made_is_not_repeated(
     assert again.chosen["codec"] == found.chosen["codec"]
 
 
+@pytest.mark.slow
 def test_a_killed_search_continues_as_if_it_had_not_been(
     dataset: Dataset, found: Plan, folder: Path, tmp_path: Path
 ) -> None:
@@ -145,6 +146,7 @@ def test_a_killed_search_continues_as_if_it_had_not_been(
     assert trials_of(out) == trials_of(folder / "plan.jsonl")
 
 
+@pytest.mark.slow
 def test_another_search_takes_nothing_from_the_file(
     dataset: Dataset, found: Plan, folder: Path, tmp_path: Path
 ) -> None:
@@ -182,6 +184,7 @@ def test_nothing_is_fast_enough(dataset: Dataset, found: Plan, folder: Path) -> 
         search([model_of(dataset)], dataset, folder / "plan.jsonl", wanted)
 
 
+@pytest.mark.slow
 def test_only_what_is_fast_enough_is_chosen(
     dataset: Dataset, found: Plan, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -206,6 +209,7 @@ def test_a_model_that_has_seen_the_answers_is_named(
     assert f"trained with holdout {holdout}" in (got.warning or "")
 
 
+@pytest.mark.slow
 def test_models_are_compared_by_the_same_measure(dataset: Dataset, tmp_path: Path) -> None:
     specs = ("hstu(width=8, num_layers=1)", "hstu(width=8, num_layers=1, memory='mqa()')")
     models = [model_of(dataset, spec) for spec in specs]
@@ -332,6 +336,7 @@ def test_plan_trains_and_serves(
     assert f"keeps states as {other}, not as" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_plan_of_a_final_model_warns(
     log: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

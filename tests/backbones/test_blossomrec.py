@@ -9,14 +9,20 @@ from gistrec import backbones
 from gistrec.backbones import Backbone
 from gistrec.dataset import History
 from gistrec.errors import ConfigError
-from gistrec.testing.backbones import NUM_ITEMS, BackboneTests, close, random_history
+from gistrec.testing.backbones import (
+    NUM_ITEMS,
+    BackboneTests,
+    GoldenBackboneTests,
+    close,
+    random_history,
+)
 from gistrec.testing.data import stride_dataset
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "backbones"
 SMALL = "blossomrec(width=16, num_layers=1, num_heads=4, kv_heads=2, block=3, top=2, window=2)"
 
 
-class TestBlossomRec(BackboneTests):
+class TestBlossomRec(GoldenBackboneTests):
     spec = "blossomrec(width=16)"
     golden = GOLDEN / "blossomrec.losses.txt"
 

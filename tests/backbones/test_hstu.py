@@ -5,12 +5,12 @@ import torch
 
 from gistrec import backbones
 from gistrec.errors import ConfigError
-from gistrec.testing.backbones import NUM_ITEMS, BackboneTests, random_history
+from gistrec.testing.backbones import NUM_ITEMS, BackboneTests, GoldenBackboneTests, random_history
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "backbones"
 
 
-class TestHSTU(BackboneTests):
+class TestHSTU(GoldenBackboneTests):
     spec = "hstu(width=16)"
     golden = GOLDEN / "hstu.losses.txt"
 

@@ -9,10 +9,10 @@ from gistrec import backbones, memories
 from gistrec.backbones._layer import Step
 from gistrec.dataset import History
 from gistrec.errors import ConfigError
-from gistrec.testing.backbones import NUM_ITEMS, BackboneTests, random_history
+from gistrec.testing.backbones import NUM_ITEMS, BackboneTests, GoldenBackboneTests, random_history
 
 
-class TestLinear(BackboneTests):
+class TestLinear(GoldenBackboneTests):
     spec = "linear(width=16)"
     golden = Path(__file__).parents[1] / "golden" / "backbones" / "linear.losses.txt"
 

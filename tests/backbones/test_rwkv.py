@@ -8,10 +8,16 @@ from hypothesis import strategies as st
 from gistrec import backbones
 from gistrec.backbones._recurrent import decayed_sums
 from gistrec.errors import ConfigError
-from gistrec.testing.backbones import NUM_ITEMS, BackboneTests, close, random_history
+from gistrec.testing.backbones import (
+    NUM_ITEMS,
+    BackboneTests,
+    GoldenBackboneTests,
+    close,
+    random_history,
+)
 
 
-class TestRWKV(BackboneTests):
+class TestRWKV(GoldenBackboneTests):
     spec = "rwkv(width=16)"
     golden = Path(__file__).parents[1] / "golden" / "backbones" / "rwkv.losses.txt"
 

@@ -1,10 +1,10 @@
 from pathlib import Path
 
 from gistrec import backbones
-from gistrec.testing.backbones import NUM_ITEMS, BackboneTests, random_history
+from gistrec.testing.backbones import NUM_ITEMS, BackboneTests, GoldenBackboneTests, random_history
 
 
-class TestSASRec(BackboneTests):
+class TestSASRec(GoldenBackboneTests):
     spec = "sasrec(width=16)"
     golden = Path(__file__).parents[1] / "golden" / "backbones" / "sasrec.losses.txt"
 

@@ -8,10 +8,16 @@ from gistrec import backbones
 from gistrec.backbones._layer import Step
 from gistrec.dataset import History
 from gistrec.errors import ConfigError
-from gistrec.testing.backbones import NUM_ITEMS, BackboneTests, close, random_history
+from gistrec.testing.backbones import (
+    NUM_ITEMS,
+    BackboneTests,
+    GoldenBackboneTests,
+    close,
+    random_history,
+)
 
 
-class TestSSM(BackboneTests):
+class TestSSM(GoldenBackboneTests):
     spec = "ssm(width=16)"
     golden = Path(__file__).parents[1] / "golden" / "backbones" / "ssm.losses.txt"
 

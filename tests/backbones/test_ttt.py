@@ -8,12 +8,18 @@ from gistrec import backbones
 from gistrec.backbones import Backbone
 from gistrec.dataset import History
 from gistrec.errors import ConfigError
-from gistrec.testing.backbones import NUM_ITEMS, BackboneTests, close, random_history
+from gistrec.testing.backbones import (
+    NUM_ITEMS,
+    BackboneTests,
+    GoldenBackboneTests,
+    close,
+    random_history,
+)
 
 EVENTS = 8
 
 
-class TestTTT(BackboneTests):
+class TestTTT(GoldenBackboneTests):
     spec = "ttt(width=16)"
     golden = Path(__file__).parents[1] / "golden" / "backbones" / "ttt.losses.txt"
 

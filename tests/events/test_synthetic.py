@@ -60,6 +60,21 @@ def test_each_component_does_what_it_says() -> None:
     assert returns.size >= 4
 
 
+def test_returning_events_are_told_by_old_events_alone() -> None:
+    source = Synthetic(length=12_000, items=2000)
+    person = source.person(7, source.world())
+    found = set(person.returning(2000, shown=3).tolist())
+    assert len(found) > 100
+    for event in range(source.length):
+        visit = event
+        while visit and person.topic[visit - 1] == person.topic[event]:
+            visit -= 1
+        item, component = person.item_id[event], person.component[event]
+        met = np.flatnonzero(person.item_id[:event] == item)
+        wanted = component == 2 and (person.component[visit:event] == 2).sum() >= 3
+        assert (event in found) == (wanted and len(met) > 0 and event - met[-1] > 2000)
+
+
 def ideal(person: Person, world: World, source: Synthetic, memory: int) -> tuple[float, float]:
     """HR@10 and NDCG@10 of one who knows the rules and the topic, and remembers `memory` events."""
     staple_of = {int(item): n for n, item in enumerate(person.staples)}

@@ -4,7 +4,7 @@ import torch
 from gistrec import backbones, memories
 from gistrec.errors import ConfigError
 from gistrec.memories import Size
-from gistrec.testing.backbones import NUM_ITEMS, BackboneTests, random_history
+from gistrec.testing.backbones import NUM_ITEMS, BackboneTests, StateTests, random_history
 from gistrec.testing.memories import MemoryTests, attend
 
 SIZE = Size(width=16, num_heads=2, num_items=30, silu=False)
@@ -19,11 +19,11 @@ class TestHSTUBeacon(BackboneTests):
     spec = f"hstu(width=16, dropout=0.0, memory={MEMORY!r})"
 
 
-class TestSASRecBeacon(BackboneTests):
+class TestSASRecBeacon(StateTests):
     spec = f"sasrec(width=16, dropout=0.0, memory={MEMORY!r})"
 
 
-class TestBelowAFullLayer(BackboneTests):
+class TestBelowAFullLayer(StateTests):
     """Raw rows of finished chunks stay, as the other layer reads its own of these events."""
 
     spec = "hstu(width=16, dropout=0.0, memory='beacon(chunk=3) | full()')"

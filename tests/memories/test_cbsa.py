@@ -6,7 +6,7 @@ import torch
 from gistrec import memories
 from gistrec.errors import ConfigError
 from gistrec.memories import Context, Size
-from gistrec.testing.backbones import BackboneTests
+from gistrec.testing.backbones import BackboneTests, StateTests
 from gistrec.testing.memories import MemoryTests, PlainReader
 
 SIZE = Size(width=16, num_heads=2, num_items=30, silu=False)
@@ -21,7 +21,7 @@ class TestHSTUCBSA(BackboneTests):
     spec = f"hstu(width=16, dropout=0.0, memory={MEMORY!r})"
 
 
-class TestSASRecCBSA(BackboneTests):
+class TestSASRecCBSA(StateTests):
     spec = f"sasrec(width=16, dropout=0.0, memory={MEMORY!r})"
 
 

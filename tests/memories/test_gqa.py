@@ -4,7 +4,7 @@ import torch
 from gistrec import backbones, memories
 from gistrec.errors import ConfigError
 from gistrec.memories import Size
-from gistrec.testing.backbones import BackboneTests
+from gistrec.testing.backbones import BackboneTests, StateTests
 from gistrec.testing.memories import MemoryTests, attend
 
 SIZE = Size(width=16, num_heads=4, num_items=30, silu=False)
@@ -22,7 +22,7 @@ class TestHSTUGQA(BackboneTests):
     spec = "hstu(width=16, num_layers=2, num_heads=4, dropout=0.0, memory='gqa(groups=2)')"
 
 
-class TestSASRecGQA(BackboneTests):
+class TestSASRecGQA(StateTests):
     spec = "sasrec(width=16, num_layers=2, num_heads=4, dropout=0.0, memory='gqa(groups=2)')"
 
 

@@ -4,7 +4,7 @@ import torch
 from gistrec import backbones, memories
 from gistrec.errors import ConfigError
 from gistrec.memories import Context, Size
-from gistrec.testing.backbones import NUM_ITEMS, BackboneTests, random_history
+from gistrec.testing.backbones import NUM_ITEMS, BackboneTests, StateTests, random_history
 from gistrec.testing.memories import MemoryTests
 
 SIZE = Size(width=16, num_heads=2, num_items=30, silu=False)
@@ -19,11 +19,11 @@ class TestHSTULongformer(BackboneTests):
     spec = f"hstu(width=16, dropout=0.0, memory={MEMORY!r})"
 
 
-class TestSASRecLongformer(BackboneTests):
+class TestSASRecLongformer(StateTests):
     spec = f"sasrec(width=16, dropout=0.0, memory={MEMORY!r})"
 
 
-class TestUnequalWindows(BackboneTests):
+class TestUnequalWindows(StateTests):
     spec = (
         "hstu(width=16, dropout=0.0, "
         "memory='longformer(window=9, anchors=0) | longformer(window=2)')"

@@ -5,7 +5,7 @@ from gistrec import backbones, memories
 from gistrec.errors import ConfigError
 from gistrec.memories import Memory, Size
 from gistrec.memories.mla import MLA
-from gistrec.testing.backbones import NUM_ITEMS, BackboneTests, close, random_history
+from gistrec.testing.backbones import NUM_ITEMS, BackboneTests, StateTests, close, random_history
 from gistrec.testing.memories import MemoryTests, attend
 
 
@@ -32,7 +32,7 @@ class TestHSTUMLA(BackboneTests):
     spec = "hstu(width=16, num_layers=2, num_heads=2, dropout=0.0, memory='mla(rank=4)')"
 
 
-class TestSASRecMLA(BackboneTests):
+class TestSASRecMLA(StateTests):
     spec = "sasrec(width=16, num_layers=2, num_heads=2, dropout=0.0, memory='mla(rank=12)')"
 
 

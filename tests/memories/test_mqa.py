@@ -2,7 +2,7 @@ import torch
 
 from gistrec import backbones, memories
 from gistrec.memories import Memory, Size
-from gistrec.testing.backbones import NUM_ITEMS, BackboneTests
+from gistrec.testing.backbones import NUM_ITEMS, BackboneTests, StateTests
 from gistrec.testing.memories import MemoryTests, attend
 
 
@@ -21,7 +21,7 @@ class TestHSTUMQA(BackboneTests):
     spec = "hstu(width=16, num_layers=2, num_heads=4, dropout=0.0, memory='mqa()')"
 
 
-class TestSASRecMQA(BackboneTests):
+class TestSASRecMQA(StateTests):
     spec = "sasrec(width=16, num_layers=2, num_heads=4, dropout=0.0, memory='mqa()')"
 
 

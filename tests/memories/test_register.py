@@ -4,7 +4,7 @@ import torch
 from gistrec import backbones, memories
 from gistrec.errors import ConfigError
 from gistrec.memories import Size
-from gistrec.testing.backbones import NUM_ITEMS, BackboneTests, random_history
+from gistrec.testing.backbones import NUM_ITEMS, BackboneTests, StateTests, random_history
 from gistrec.testing.memories import MemoryTests, attend
 
 SIZE = Size(width=16, num_heads=2, num_items=NUM_ITEMS, silu=False)
@@ -24,11 +24,11 @@ class TestHSTURegister(BackboneTests):
     spec = TWO
 
 
-class TestSASRecRegister(BackboneTests):
+class TestSASRecRegister(StateTests):
     spec = "sasrec(width=16, num_layers=2, num_heads=2, dropout=0.0, memory='full() | register()')"
 
 
-class TestHalfOfFourLayers(BackboneTests):
+class TestHalfOfFourLayers(StateTests):
     spec = FOUR
 
 

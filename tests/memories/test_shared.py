@@ -7,7 +7,13 @@ from torch import Tensor
 from gistrec import backbones, memories
 from gistrec.errors import ConfigError
 from gistrec.memories import Context, Held, Memory, Reader, Size
-from gistrec.testing.backbones import NUM_ITEMS, BackboneTests, random_history, train_losses
+from gistrec.testing.backbones import (
+    NUM_ITEMS,
+    BackboneTests,
+    StateTests,
+    random_history,
+    train_losses,
+)
 from gistrec.testing.memories import MemoryTests, attend
 
 
@@ -85,18 +91,18 @@ class TestHSTUShared(BackboneTests):
     spec = "hstu(width=16, num_layers=2, num_heads=2, dropout=0.0, memory='mla(rank=4) | shared()')"
 
 
-class TestSASRecShared(BackboneTests):
+class TestSASRecShared(StateTests):
     spec = "sasrec(width=16, num_layers=2, num_heads=2, dropout=0.0, memory='full() | shared()')"
 
 
-class TestHSTUSharedTwice(BackboneTests):
+class TestHSTUSharedTwice(StateTests):
     spec = (
         "hstu(width=16, num_layers=3, num_heads=2, dropout=0.0, "
         "memory='full() | shared() | shared()')"
     )
 
 
-class TestSASRecHalf(BackboneTests):
+class TestSASRecHalf(StateTests):
     spec = (
         "sasrec(width=16, num_layers=4, num_heads=2, dropout=0.0, "
         "memory='egmla(rank=4) | mqa() | shared() | shared()')"

@@ -79,6 +79,24 @@ class Person(NamedTuple):
     component: Ints
     timestamp: Ints
 
+    def returning(self, after: int, *, shown: int = 3) -> Ints:
+        """Events that only old events tell, ascending.
+
+        The item is a favourite in the topic being visited, at least `shown` interests of this visit
+        have told which topic that is, and the user has met the item before, but not within the
+        `after` events before this one.
+        """
+        interest, step = self.component == 2, np.arange(len(self.item_id))
+        visit = np.concatenate([[0], np.cumsum(np.diff(self.topic) != 0)])
+        before = np.cumsum(interest) - interest
+        begun = before[np.searchsorted(visit, visit)]  # interests before this visit's first event
+        order = np.argsort(self.item_id, kind="stable")
+        met = np.full(len(step), -1)
+        again = self.item_id[order][1:] == self.item_id[order][:-1]
+        met[order[1:][again]] = order[:-1][again]
+        old = (met >= 0) & (step - met > after)
+        return np.flatnonzero(interest & (before - begun >= shown) & old)
+
 
 @dataclasses.dataclass(frozen=True)
 class Synthetic(EventSource):
