@@ -28,19 +28,22 @@ BUDGETS = tuple(64 << n for n in range(11))
 RULES = Rules(fit_users=1000, online_users=1000, online_events=16, requests=20)
 """All users offline; of them 1,000 online, encoded after each of their newest 16 events."""
 
+_WINDOW = "recent(keep=9, sink=0)"
+"""Stands before what drops no slots, so that it reaches the budgets."""
 SLOTS = (
-    "recent(keep=9)",
-    "random(keep=9)",
-    "keynorm(keep=9, sink=4)",
-    "keynorm(keep=9, sink=4, largest=True)",
+    "recent(keep=9, sink=0)",
+    "recent(keep=9, sink=4)",
+    "random(keep=9, sink=0)",
+    "keynorm(keep=9)",
+    "keynorm(keep=9, largest=True)",
     "h2o(keep=9)",
     "snapkv(keep=9)",
     "tova(keep=9)",
-    "epicache(keep=9)",
+    "epicache(keep=9, sink=0)",
     "groupmean()",
     "groupmean(weighted=False)",
-    "mergeevict(keep=9)",
-    "mergeevict(keep=9, weighted=False)",
+    "mergeevict(keep=9, sink=0)",
+    "mergeevict(keep=9, sink=0, weighted=False)",
 )
 _BEHIND = ("rvq(levels=1)", "int8()")
 _PRECISIONS = (
@@ -75,14 +78,14 @@ _PRECISIONS = (
     "int8() | zstd()",
 )
 _COMPOSED = (
-    "recent(keep=9) | itemtable(layers=1) | itemresidual() | rvq(levels=1)",
-    "recent(keep=9) | itemtable(layers=1) | itemresidual() | rvq(levels=2)",
-    "recent(keep=9) | itemtable(layers=1) | itemresidual() | rvq(levels=4)",
-    "recent(keep=9) | itemtable(layers=1) | itemresidual() | rvq(levels=2) | ans()",
-    "recent(keep=9) | itemtable(layers=1) | itemresidual() | int8()",
-    "recent(keep=9) | itemtable(layers=1) | itemresidual() | stack() | rvq(levels=1)",
-    "recent(keep=9) | itemtable(layers=1) | itemresidual() | stack() | rvq(levels=2)",
-    "recent(keep=9) | itemtable(layers=1) | itemresidual() | stack() | rvq(levels=4)",
+    f"{_WINDOW} | itemtable(layers=1) | itemresidual() | rvq(levels=1)",
+    f"{_WINDOW} | itemtable(layers=1) | itemresidual() | rvq(levels=2)",
+    f"{_WINDOW} | itemtable(layers=1) | itemresidual() | rvq(levels=4)",
+    f"{_WINDOW} | itemtable(layers=1) | itemresidual() | rvq(levels=2) | ans()",
+    f"{_WINDOW} | itemtable(layers=1) | itemresidual() | int8()",
+    f"{_WINDOW} | itemtable(layers=1) | itemresidual() | stack() | rvq(levels=1)",
+    f"{_WINDOW} | itemtable(layers=1) | itemresidual() | stack() | rvq(levels=2)",
+    f"{_WINDOW} | itemtable(layers=1) | itemresidual() | stack() | rvq(levels=4)",
     "snapkv(keep=9) | itemtable(layers=1) | itemresidual() | stack() | rvq(levels=2)",
 )
 _TRAINED: tuple[dict[str, Any], ...] = (
@@ -142,8 +145,8 @@ def jobs(backbone: str) -> list[Job]:
         backbone: The full model.
     """
     full, *others = models(backbone)
-    kept = [f"{slots} | {precision}" for slots in SLOTS for precision in _BEHIND]
-    kept += [*_COMPOSED, *(f"recent(keep=9) | {precision}" for precision in _PRECISIONS)]
+    kept = [*_COMPOSED, *(f"{_WINDOW} | {precision}" for precision in _PRECISIONS)]
+    kept += [f"{slots} | {precision}" for precision in _BEHIND for slots in SLOTS]
     found = [Job(full, tuple(kept), BUDGETS[::3])]
     found += [Job(spec, _recipes(spec), BUDGETS) for spec in others]
     return [*found, Job(full, tuple(kept), BUDGETS)]
@@ -155,7 +158,7 @@ def _recipes(spec: str) -> tuple[str, ...]:
     rows = [name for name, tensor in state.tensors.items() if is_row_tensor(name, tensor)]
     if all(name.startswith("fixed.") for name in rows):
         return ("bf16()", "int8()", "int4()", "rvq(levels=4)", "rvq(levels=1)")
-    return ("int8()", *(f"recent(keep=9) | {precision}" for precision in _BEHIND))
+    return ("int8()", *(f"{_WINDOW} | {precision}" for precision in _BEHIND))
 
 
 def finalists(backbone: str, rows: Sequence[Row], data: str) -> list[Job]:
