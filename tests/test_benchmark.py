@@ -14,6 +14,7 @@ from gistrec.benchmark import Rules, Trial, code_digest, has_dial, run
 from gistrec.codecs import parse
 from gistrec.dataset import Dataset
 from gistrec.errors import ConfigError, DataError
+from gistrec.measure import Subject
 from gistrec.results import Row
 from gistrec.stores import open_store
 from gistrec.testing.data import stride_dataset
@@ -227,3 +228,12 @@ def test_baselines_are_those_of_the_data(rows: list[Row], dataset: Dataset) -> N
         )
         hits += history[-1] in np.argsort(-left, kind="stable")[:10]
     assert row["hr_10"] == pytest.approx(hits / dataset.num_users)
+
+
+def test_recipes_are_fitted_on_all_items_of_the_histories(model: Model, dataset: Dataset) -> None:
+    subject = Subject(model, dataset, Rules(fit_users=1, requests=0))
+    fitted = np.concatenate([state.tensors["hint.item"].numpy() for state in subject.fit_states])
+    # a history's last event waits in the tail, and the target behind it is not looked at
+    known = np.concatenate([dataset.history(n).item_index[:-2] for n in range(60)])
+    assert set(fitted.tolist()) == set(known.tolist())
+    assert len(set(known.tolist()) - set(dataset.history(0).item_index.tolist())) > 20

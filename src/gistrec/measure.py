@@ -27,6 +27,10 @@ _HELD_BYTES = 3 << 30
 """Prefilled states kept in memory; what exceeds it is prefilled again for every recipe."""
 _PROBES = 160
 """Users whose states a budget is measured on."""
+_STRETCH = 32
+"""Events of a stretch that is there for one item."""
+_STRETCHES = 4096
+"""So many items at most, the most frequent ones."""
 _SPLIT_USERS = 64
 """Users, about, whose bytes are divided by kind."""
 _TIMED_USERS = 64
@@ -160,7 +164,30 @@ class Subject:
             pool = np.arange(len(everybody))
         rng = np.random.default_rng(1)
         chosen = rng.choice(pool, min(self.rules.fit_users, len(pool)), replace=False)
-        return self.backbone.prefill([everybody.history(n) for n in chosen]) + self._short_states
+        histories = [everybody.history(n) for n in chosen]
+        histories += self._with_rare_items(everybody, histories)
+        return self.backbone.prefill(histories) + self._short_states
+
+    def _with_rare_items(self, everybody: Task, histories: Sequence[History]) -> list[History]:
+        """A stretch of somebody's history for each item that is in none of the given ones.
+
+        Codecs that learn what an item's rows are like shall know all items.
+        """
+        dataset, split = self.dataset, everybody.split
+        wanted = np.ones(dataset.num_items, bool)
+        for history in histories:
+            wanted[history.item_index[:-1]] = False  # the last event waits in the tail
+        absorbed = np.zeros(len(dataset.item_index) + 1, np.int64)
+        absorbed[split.history_start] += 1
+        absorbed[split.target_start - 1] -= 1
+        rows = np.flatnonzero(absorbed.cumsum()[:-1] * wanted[dataset.item_index])
+        _, first, count = np.unique(dataset.item_index[rows], return_index=True, return_counts=True)
+        rows = rows[first[np.argsort(-count, kind="stable")[:_STRETCHES]]]
+        owner = np.searchsorted(dataset.offsets, rows, side="right") - 1
+        starts = np.maximum(dataset.offsets[owner], rows - _STRETCH + 2)
+        return [
+            dataset.rows(a, row + 2) for a, row in zip(starts.tolist(), rows.tolist(), strict=True)
+        ]
 
     @cached_property
     def _probe_states(self) -> list[UserState]:
