@@ -21,6 +21,7 @@ def test_public_names_are_sorted_and_few():
     assert set(dir(gistrec)) == {*gistrec.__all__, "__version__"}
 
 
+@pytest.mark.slow  # a process each
 @pytest.mark.parametrize("name", gistrec.__all__)
 def test_a_public_name_can_be_imported_first(name: str):
     assert run(f"from gistrec import {name}; print({name}.__doc__ is not None)") == "True"
