@@ -23,6 +23,27 @@ def _memory(backbone: str) -> str:
     return registry.parse_spec(backbone)[0].options.get("memory", "full()")
 
 
+def test_a_method_that_is_not_listed_takes_part_with_its_defaults(monkeypatch):
+    monkeypatch.setattr(catalogue, "SLOTS", ("recent(keep=9)",))
+    monkeypatch.setattr(catalogue, "_PRECISIONS", ())
+    monkeypatch.setattr(catalogue, "_COMPOSED", ())
+    monkeypatch.setattr(catalogue, "_TRAINED", ())
+    monkeypatch.setattr(catalogue, "_ARCHITECTURES", ())
+    full = catalogue.jobs(SMALL)[0].recipes
+    assert {"h2o(keep=9) | rvq(levels=1)", "groupmean() | int8()"} <= set(full)
+    window = "recent(keep=9, sink=0)"
+    assert {f"{window} | fp8()", f"{window} | lowrank(rank=9)"} <= set(full)
+    assert f"{window} | rvq(levels=1) | ans()" in full
+    models = catalogue.models(SMALL)
+    assert sum("mqa()" in spec for spec in models) == 1
+    assert "ssm(repeats=True, temperature=0.1, width=16)" in {_sorted(spec) for spec in models}
+
+
+def _sorted(spec):
+    (part,) = registry.parse_spec(spec)
+    return str(registry.Spec(part.name, dict(sorted(part.options.items()))))
+
+
 @pytest.mark.parametrize("spec", catalogue.models(SMALL))
 def test_models_can_be_built_and_keep_the_full_one_s_options(spec):
     net = backbones.build(spec, num_items=9)

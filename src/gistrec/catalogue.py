@@ -2,20 +2,23 @@
 
 Methods that work on a finished state are measured on one trained model. Methods that are trained
 each get a model of their own, with the same settings as the full one, so the training budget is the
-same. Evictions and mergings stand before two precisions, precisions behind a sliding window, so
+same. What is listed here are settings; a method that is not listed takes part with its defaults.
+Evictions and mergings stand before two precisions, precisions behind a sliding window, so
 that all reach the same budgets.
 """
 
 import dataclasses
+import importlib
+import inspect
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from gistrec import backbones, registry
+from gistrec import backbones, codecs, registry
 from gistrec.codecs import is_row_tensor
 from gistrec.errors import DataError
 from gistrec.measure import Rules
-from gistrec.registry import Spec
+from gistrec.registry import Family, Spec
 from gistrec.results import Row
 
 FRACTIONS = (0.0025, 0.008, 0.04)
@@ -109,6 +112,7 @@ _CONTROLS: tuple[dict[str, Any], ...] = (
     {"memory": "control(gate=16)"},
     {"memory": "control(hidden=64)"},
 )
+_FULL_MODELS = {"hstu", "sasrec"}
 _ARCHITECTURES = ("linear()", "rwkv()", "ttt()", "ssm()", "blossomrec()")
 
 
@@ -129,9 +133,14 @@ def models(backbone: str) -> list[str]:
             of its options that it knows.
     """
     (base,) = registry.parse_spec(backbone)
-    changed = [Spec(base.name, base.options | c) for c in (*_TRAINED, *_CONTROLS)]
-    for text in _ARCHITECTURES:
-        (part,) = registry.parse_spec(text)
+    listed = {part.name for c in (*_TRAINED, *_CONTROLS) for part in _memories(c)}
+    others = [{"memory": str(spec)} for spec in _unlisted("memories", listed | {"full"})]
+    changed = [Spec(base.name, base.options | c) for c in (*_TRAINED, *others, *_CONTROLS)]
+    listed = {part.name for text in _ARCHITECTURES for part in registry.parse_spec(text)}
+    for part in (
+        *(part for text in _ARCHITECTURES for part in registry.parse_spec(text)),
+        *_unlisted("backbones", listed | _FULL_MODELS),
+    ):
         known = registry.options_of(registry.find("backbones", part.name))
         shared = {name: value for name, value in base.options.items() if name in known}
         changed.append(Spec(part.name, shared | part.options))
@@ -145,11 +154,37 @@ def jobs(backbone: str) -> list[Job]:
         backbone: The full model.
     """
     full, *others = models(backbone)
-    kept = [*_COMPOSED, *(f"{_WINDOW} | {precision}" for precision in _PRECISIONS)]
-    kept += [f"{slots} | {precision}" for precision in _BEHIND for slots in SLOTS]
+    texts = (*SLOTS, *_PRECISIONS, *_COMPOSED)
+    listed = {part.name for text in texts for part in registry.parse_spec(text)}
+    slots, behind = list(SLOTS), list(_PRECISIONS)
+    for spec in _unlisted("codecs", listed):
+        stage = registry.find("codecs", spec.name).stage
+        if stage == codecs.SLOTS:
+            slots.append(str(spec))
+        else:
+            behind.append(f"rvq(levels=1) | {spec}" if stage == codecs.BYTES else str(spec))
+    kept = [*_COMPOSED, *(f"{_WINDOW} | {precision}" for precision in behind)]
+    kept += [f"{chosen} | {precision}" for precision in _BEHIND for chosen in slots]
     found = [Job(full, tuple(kept), BUDGETS[::3])]
     found += [Job(spec, _recipes(spec), BUDGETS) for spec in others]
     return [*found, Job(full, tuple(kept), BUDGETS)]
+
+
+def _memories(change: dict[str, Any]) -> list[Spec]:
+    return registry.parse_spec(change.get("memory", "full()"))
+
+
+def _unlisted(family: Family, listed: set[str]) -> list[Spec]:
+    """Methods with their defaults; one whose options have none but its dial's gets a small one."""
+    found = []
+    for name in registry.names(family):
+        cls = registry.find(family, name)
+        base = inspect.signature(importlib.import_module(f"gistrec.{family}").COMPONENT_BASES[0])
+        options = registry.options_of(cls, skip=base.parameters)
+        required = {option for option, default in options.items() if default is ...}
+        if name not in listed and required <= {getattr(cls, "dial", "")}:
+            found.append(Spec(name, dict.fromkeys(required, 9)))
+    return found
 
 
 def _recipes(spec: str) -> tuple[str, ...]:
