@@ -12,7 +12,7 @@ import optuna
 import pytest
 import torch
 
-from gistrec import backbones, codecs, measure, registry, results
+from gistrec import backbones, codecs, registry, results
 from gistrec.cli import main
 from gistrec.cli._output import Work
 from gistrec.cli.plan import _with_memories
@@ -41,8 +41,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
         return [n for n in every(family) if family != "codecs" or n in quick]
 
     monkeypatch.setattr(registry, "names", names)
-    monkeypatch.setattr(measure, "_PROBES", 6)
-    rules = Rules(online_users=6, online_events=4, fit_users=16, requests=3)
+    rules = Rules(online_users=6, online_events=4, fit_users=16, probe_users=6, requests=3)
     monkeypatch.setattr(_trials, "_RULES", rules)
 
 

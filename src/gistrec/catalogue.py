@@ -28,7 +28,14 @@ FINALISTS = 5
 BUDGETS = tuple(64 << n for n in range(11))
 """64 B to 64 KB of a user's state."""
 
-RULES = Rules(fit_users=1000, online_users=1000, online_events=16, requests=20)
+RULES = Rules(
+    fit_users=1000,
+    fit_items=4000,
+    probe_users=160,
+    online_users=1000,
+    online_events=16,
+    requests=20,
+)
 """All users offline; of them 1,000 online, encoded after each of their newest 16 events."""
 
 _WINDOW = "recent(keep=9, sink=0)"

@@ -25,12 +25,8 @@ from gistrec.wire import manifest_of, pack, split_bytes, unpack
 
 _HELD_BYTES = 3 << 30
 """Prefilled states kept in memory; what exceeds it is prefilled again for every recipe."""
-_PROBES = 160
-"""Users whose states a budget is measured on."""
 _STRETCH = 32
 """Events of a stretch that is there for one item."""
-_STRETCHES = 4096
-"""So many items at most, the most frequent ones."""
 _SPLIT_USERS = 64
 """Users, about, whose bytes are divided by kind."""
 _TIMED_USERS = 64
@@ -49,6 +45,11 @@ class Rules:
     """How many of a user's newest events are replayed; None for all, from the empty state."""
     fit_users: int = 256
     """Users whose states a recipe is fitted on; not those evaluated, if there are enough others."""
+    fit_items: int = 1000
+    """Items that none of these users has had, the most frequent ones, are learned from stretches of
+    others' histories: so many at most."""
+    probe_users: int = 48
+    """Users whose states a budget is measured on."""
     requests: int = 100
     """Requests of each kind that are timed; 0 for none."""
     store: str = "ram://"
@@ -56,6 +57,7 @@ class Rules:
 
     def __post_init__(self) -> None:
         least = {"users": 1, "online_users": 0, "online_events": 1, "fit_users": 1, "requests": 0}
+        least |= {"fit_items": 0, "probe_users": 1}
         for name, low in least.items():
             value = getattr(self, name)
             if value is not None and value < low:
@@ -182,7 +184,7 @@ class Subject:
         absorbed[split.target_start - 1] -= 1
         rows = np.flatnonzero(absorbed.cumsum()[:-1] * wanted[dataset.item_index])
         _, first, count = np.unique(dataset.item_index[rows], return_index=True, return_counts=True)
-        rows = rows[first[np.argsort(-count, kind="stable")[:_STRETCHES]]]
+        rows = rows[first[np.argsort(-count, kind="stable")[: self.rules.fit_items]]]
         owner = np.searchsorted(dataset.offsets, rows, side="right") - 1
         starts = np.maximum(dataset.offsets[owner], rows - _STRETCH + 2)
         return [
@@ -193,7 +195,7 @@ class Subject:
     def _probe_states(self) -> list[UserState]:
         """States that budgets are measured on: every n-th user by history length, shuffled."""
         by_length = np.argsort(self.task.lengths, kind="stable")
-        count = min(_PROBES, len(by_length))
+        count = min(self.rules.probe_users, len(by_length))
         chosen = by_length[((np.arange(count) + 0.5) * len(by_length) / count).astype(int)]
         chosen = np.random.default_rng(5).permutation(chosen)
         return self.backbone.prefill([self.task.history(n) for n in chosen])
