@@ -238,7 +238,9 @@ def timed(subject: Subject, recipes: dict[str, Recipe]) -> dict[str, Row]:
     rng = np.random.default_rng(3)
     count = min(TIMED_USERS, len(subject.task))
     users = rng.choice(len(subject.task), count, replace=False)
-    states = subject.backbone.prefill([subject.task.history(n) for n in users])
+    histories = [subject.task.history(n) for n in users]
+    plain = subject.backbone.prefill(histories)
+    states = subject.backbone.prefill(histories, hints=True)
     at = subject.task.request_times[users].tolist()
     items = subject.dataset.items.ids
     names = [f"timed-{n}" for n in users]
@@ -258,7 +260,7 @@ def timed(subject: Subject, recipes: dict[str, Recipe]) -> dict[str, Row]:
 
     def floor(user: int, number: int) -> None:
         one = History(subject.task.targets(users[user])[:1], np.array([at[user] + number]))
-        grown = subject.backbone.append([states[user]], [one])
+        grown = subject.backbone.append([plain[user]], [one])
         score = subject.backbone.score(grown, at=[at[user]])
         subject.task.top_k(score, users[user : user + 1])
 

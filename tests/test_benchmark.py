@@ -232,7 +232,8 @@ def test_baselines_are_those_of_the_data(rows: list[Row], dataset: Dataset) -> N
 
 def test_recipes_are_fitted_on_all_items_of_the_histories(model: Model, dataset: Dataset) -> None:
     subject = Subject(model, dataset, Rules(fit_users=1, requests=0))
-    fitted = np.concatenate([state.tensors["hint.item"].numpy() for state in subject.fit_states])
+    states = subject.fit_states + subject.item_states
+    fitted = np.concatenate([state.tensors["hint.item"].numpy() for state in states])
     # a history's last event waits in the tail, and the target behind it is not looked at
     known = np.concatenate([dataset.history(n).item_index[:-2] for n in range(60)])
     assert set(fitted.tolist()) == set(known.tolist())

@@ -179,7 +179,7 @@ def test_positions_go_on_behind_evicted_slots(spec: str) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         net = backbones.build("hstu(width=16)", num_items=NUM_ITEMS).eval()
-    chain, states = parse(spec), [net.empty()]
+    chain, states = parse(spec), [net.empty(hints=True)]
     whole = random_history(40)
     for n in range(40):
         states = net.append(states, [whole[n : n + 1]])
@@ -190,3 +190,18 @@ def test_positions_go_on_behind_evicted_slots(spec: str) -> None:
 def test_evicting_from_a_state_of_constant_size_changes_nothing() -> None:
     state = UserState({"fixed.k.0": torch.ones(2, 4, 8), "fixed.count": torch.tensor([9])}, 10)
     assert equal(parse("recent(keep=9)").encode(state), state)
+
+
+@pytest.mark.parametrize("name", ["h2o", "snapkv", "tova"])
+def test_attention_is_counted_on_behind_a_stored_state(name: str) -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        net = backbones.build("hstu(width=16)", num_items=NUM_ITEMS).eval()
+    chain, states = parse(f"{name}(keep=99)"), [net.empty(hints=True)]
+    whole = random_history(40)
+    for n in range(40):
+        states = [chain.decode(chain.encode(s)) for s in states]
+        states = net.append(states, [whole[n : n + 1]])
+    (score,) = (n for n in chain.decode(chain.encode(states[0])).tensors if n.startswith("hint."))
+    prefilled = net.prefill([whole], hints=True)[0].tensors[score]
+    torch.testing.assert_close(states[0].tensors[score], prefilled, rtol=0.01, atol=1e-5)

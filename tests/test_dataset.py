@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from gistrec.dataset import Dataset
 from gistrec.errors import ConfigError, DataError
-from gistrec.events import Events
+from gistrec.events import Events, read
 from gistrec.testing.data import stride_dataset
 
 
@@ -32,10 +32,18 @@ def test_a_user_with_one_event_is_named():
     dataset = Dataset.from_events(log([(5, 1), (6, 2)], [(7, 9)], [(8, 3)]), min_events=1)
     assert dataset.num_users == 3  # histories to be stored
     for scheme in ("leave_last_out", "last_basket"):
-        with pytest.raises(DataError, match=r"user_id 1 has one event \(item_id 7, timestamp 9\)"):
+        with pytest.raises(DataError, match=r"the log: 2 users .* user 1 \(item 7, timestamp 9\)"):
             dataset.split(scheme)
-    with pytest.raises(DataError, match=r"1 other users.*min_events=2 or more"):
+    with pytest.raises(DataError, match=r"leave such users out with min_events=2 or more"):
         next(dataset.batches(batch_tokens=100, max_len=10, rng=np.random.default_rng(0)))
+
+
+def test_a_user_with_one_event_is_named_with_the_file(tmp_path):
+    path = tmp_path / "log.csv"
+    path.write_text("user_id,item_id,timestamp\nann,5,1\nbob,5,1\nann,6,2\n")
+    dataset = Dataset.from_events(read(path), min_events=1)
+    with pytest.raises(DataError, match=r"log\.csv: 1 users .* user bob \(item 5, timestamp 1\)"):
+        dataset.split()
 
 
 def test_a_log_with_nothing_to_train_on():

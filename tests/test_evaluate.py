@@ -27,7 +27,7 @@ class LastItem(Backbone):
     def loss(self, batch: Batch, *, rng: torch.Generator | None = None) -> Tensor:
         raise NotImplementedError
 
-    def empty(self) -> UserState:
+    def empty(self, *, hints: bool = False) -> UserState:
         return UserState({"tail.item": torch.zeros(0, dtype=torch.int64)}, 0)
 
     def append(self, states: Sequence[UserState], events: Sequence[History]) -> list[UserState]:

@@ -253,7 +253,7 @@ def test_every_draw_of_the_whole_registry_is_a_recipe(
 ) -> None:
     monkeypatch.undo()
     backbone = model_of(dataset).backbone
-    space = Space.of(backbone.prefill([dataset.history(0)]))
+    space = Space.of(backbone.prefill([dataset.history(0)], hints=True))
     assert list(space.left_out) == []
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     drawn = [space.draw(study.ask()) for _ in range(200)]
@@ -264,8 +264,8 @@ def test_every_draw_of_the_whole_registry_is_a_recipe(
 
 def test_what_a_codec_needs_must_be_in_the_states(dataset: Dataset) -> None:
     latent = model_of(dataset, "hstu(width=8, num_layers=1, memory='mla(rank=4)')")
-    with_keys = Space.of(model_of(dataset).backbone.prefill([dataset.history(0)]))
-    without = Space.of(latent.backbone.prefill([dataset.history(0)]))
+    with_keys = Space.of(model_of(dataset).backbone.prefill([dataset.history(0)], hints=True))
+    without = Space.of(latent.backbone.prefill([dataset.history(0)], hints=True))
     assert set(with_keys.examples) - set(without.examples) == {"keynorm"}
 
 

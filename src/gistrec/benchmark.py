@@ -297,7 +297,7 @@ def _option(backbone: Backbone, name: str) -> Any:
 def code_digest(names: frozenset[str]) -> str:
     """8 hex digits of all code that can change a result of the methods of these names."""
     folder = Path(__file__).parent
-    no_part = {"cli", "server", "testing", "events", "stores", "download.py", "log_stats.py"}
+    no_part = {"cli", "server", "testing", "stores", "download.py", "log_stats.py"}
     no_part |= {"demo.py", "doctor.py", "reference_docs.py", "report.py", "results.py"}
     no_part |= {"_figure.py", "summary.py", "catalogue.py", "plan", "standings", "build.py"}
     no_part |= {"__init__.py"}

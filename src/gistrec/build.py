@@ -78,7 +78,8 @@ def build_states(
         # describing a user brings the state up to the stored history
         new = [n for n in batch if recommender.describe(str(dataset.user_ids[n])) is None]
         histories = [dataset.history(n) for n in new]
-        states = recommender.backbone.prefill([_known(h, index_V) for h in histories])
+        known = [_known(h, index_V) for h in histories]
+        states = recommender.backbone.append([recommender.empty] * len(known), known)
         for n, history, state in zip(new, histories, states, strict=True):
             user_id = str(dataset.user_ids[n])
             item_ids = dataset.items.ids[history.item_index].tolist()

@@ -129,6 +129,8 @@ class Dataset:
     items: Vocabulary
     dropped_users: int = 0
     """Users left out for having fewer than `min_events` events."""
+    source: str = dataclasses.field(default="", compare=False)
+    """Where the log was read from, for messages."""
 
     @classmethod
     def from_events(cls, events: Events, *, min_events: int = 5) -> "Dataset":
@@ -160,6 +162,7 @@ class Dataset:
             timestamp=events.timestamp[row_kept],
             items=Vocabulary(ids, events.titles),
             dropped_users=int((~keep).sum()),
+            source=events.source,
         )
 
     @property
@@ -215,9 +218,10 @@ class Dataset:
             row = self.offsets[single[0]]
             item = self.items.ids[self.item_index[row]]
             raise DataError(
-                f"user_id {self.user_ids[single[0]]!s} has one event (item_id {item!s}, timestamp "
-                f"{self.timestamp[row]}), and so have {len(single) - 1} other users: there is "
-                "nothing to predict it from; leave such users out with min_events=2 or more"
+                f"{self.source or 'the log'}: {len(single)} users have one event only, the first "
+                f"is user {self.user_ids[single[0]]!s} (item {item!s}, timestamp "
+                f"{self.timestamp[row]}): there is nothing to predict it from; leave such users "
+                "out with min_events=2 or more"
             )
 
     def _target_start(self, scheme: Scheme, end: Ints) -> Ints:

@@ -46,8 +46,8 @@ class Rules:
     fit_users: int = 256
     """Users whose states a recipe is fitted on; not those evaluated, if there are enough others."""
     fit_items: int = 1000
-    """Items that none of these users has had, the most frequent ones, are learned from stretches of
-    others' histories: so many at most."""
+    """Items that none of these users has had, the most frequent ones: codecs that need items learn
+    so many at most from stretches of others' histories."""
     probe_users: int = 48
     """Users whose states a budget is measured on."""
     requests: int = 100
@@ -115,7 +115,7 @@ class Subject:
             if (first := int(users[0])) in self._held:
                 yield users, self._held[first]
                 continue
-            states = self.backbone.prefill([self.task.history(n) for n in users])
+            states = self.backbone.prefill([self.task.history(n) for n in users], hints=True)
             size = sum(s.nbytes for s in states)
             if self._held_bytes + size <= self._may_hold_bytes:
                 self._held[first] = states
@@ -155,29 +155,34 @@ class Subject:
     def _short_states(self) -> list[UserState]:
         """States of the first 0, 1, ... events: a served state starts empty."""
         longest = self.task.history(int(self.task.lengths.argmax()))
-        return self.backbone.prefill([longest[:n] for n in (0, 1, 2, 3, 8)])
+        return self.backbone.prefill([longest[:n] for n in (0, 1, 2, 3, 8)], hints=True)
 
     @cached_property
-    def fit_states(self) -> list[UserState]:
-        """States that recipes are fitted on, of users who are not evaluated if they suffice."""
+    def _fit_histories(self) -> list[History]:
+        """Of users that recipes are fitted on, who are not evaluated if there are others."""
         everybody = Task.of(self.dataset, self.scheme, holdout=self._holdout)
         pool = np.flatnonzero(~np.isin(everybody.split.user, self.task.split.user))
         if len(pool) < self.rules.fit_users:
             pool = np.arange(len(everybody))
         rng = np.random.default_rng(1)
         chosen = rng.choice(pool, min(self.rules.fit_users, len(pool)), replace=False)
-        histories = [everybody.history(n) for n in chosen]
-        histories += self._with_rare_items(everybody, histories)
-        return self.backbone.prefill(histories) + self._short_states
+        return [everybody.history(n) for n in chosen]
 
-    def _with_rare_items(self, everybody: Task, histories: Sequence[History]) -> list[History]:
-        """A stretch of somebody's history for each item that is in none of the given ones.
+    @cached_property
+    def fit_states(self) -> list[UserState]:
+        """The states of these users, and very short ones."""
+        return self.backbone.prefill(self._fit_histories, hints=True) + self._short_states
+
+    @cached_property
+    def item_states(self) -> list[UserState]:
+        """States of a stretch of somebody's history for each item that those users have not had.
 
         Codecs that learn what an item's rows are like shall know all items.
         """
-        dataset, split = self.dataset, everybody.split
+        dataset = self.dataset
+        split = dataset.split(self.scheme, holdout=self._holdout)
         wanted = np.ones(dataset.num_items, bool)
-        for history in histories:
+        for history in self._fit_histories:
             wanted[history.item_index[:-1]] = False  # the last event waits in the tail
         absorbed = np.zeros(len(dataset.item_index) + 1, np.int64)
         absorbed[split.history_start] += 1
@@ -187,9 +192,10 @@ class Subject:
         rows = rows[first[np.argsort(-count, kind="stable")[: self.rules.fit_items]]]
         owner = np.searchsorted(dataset.offsets, rows, side="right") - 1
         starts = np.maximum(dataset.offsets[owner], rows - _STRETCH + 2)
-        return [
-            dataset.rows(a, row + 2) for a, row in zip(starts.tolist(), rows.tolist(), strict=True)
-        ]
+        stretches = zip(starts.tolist(), rows.tolist(), strict=True)
+        return self.backbone.prefill(
+            [dataset.rows(start, row + 2) for start, row in stretches], hints=True
+        )
 
     @cached_property
     def _probe_states(self) -> list[UserState]:
@@ -198,11 +204,12 @@ class Subject:
         count = min(self.rules.probe_users, len(by_length))
         chosen = by_length[((np.arange(count) + 0.5) * len(by_length) / count).astype(int)]
         chosen = np.random.default_rng(5).permutation(chosen)
-        return self.backbone.prefill([self.task.history(n) for n in chosen])
+        return self.backbone.prefill([self.task.history(n) for n in chosen], hints=True)
 
     def fit(self, chain: Chain) -> Recipe:
         """The recipe, fitted."""
-        return Recipe.fit(chain, self.fit_states, model=self.backbone.fingerprint())
+        states = self.fit_states + (self.item_states if "item" in chain.needs else [])
+        return Recipe.fit(chain, states, model=self.backbone.fingerprint())
 
     def at_budget(self, chain: Chain, budget_bytes: int) -> Chain:
         """The chain with its dial turned so that a state takes at most so many bytes on average.
@@ -247,7 +254,7 @@ class Subject:
         """Some users, and their states."""
         count = min(_TIMED_USERS, len(self.task))
         users = np.random.default_rng(3).choice(len(self.task), count, replace=False)
-        return users, self.backbone.prefill([self.task.history(n) for n in users])
+        return users, self.backbone.prefill([self.task.history(n) for n in users], hints=True)
 
     # ---- online ----
 
@@ -263,7 +270,9 @@ class Subject:
         histories = [self.task.history(n) for n in self.online_sample]
         newest = self.rules.online_events
         cuts = [0 if newest is None else max(len(h) - newest, 0) for h in histories]
-        starts = self.backbone.prefill([h[:c] for h, c in zip(histories, cuts, strict=True)])
+        starts = self.backbone.prefill(
+            [h[:c] for h, c in zip(histories, cuts, strict=True)], hints=True
+        )
         return starts, [h[c:] for h, c in zip(histories, cuts, strict=True)]
 
     def online(self, recipe: Recipe) -> Held:

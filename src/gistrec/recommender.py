@@ -96,6 +96,8 @@ class Recommender:
         self.scheme = model.training.scheme
         self.log = HistoryLog(store)
         self.states = StateCache(recipe, store)
+        self.empty = recipe.round_trip(self.backbone.empty(hints=True))
+        """What is kept of a user without events: no hints but those that the recipe needs."""
         self.counts: collections.Counter[str] = collections.Counter()
         """How often a state was fresh, replayed, missing, stale or corrupt, or a save clashed."""
         self._store = store
@@ -285,12 +287,12 @@ class Recommender:
 
     def _caught_up(self, user_id: str) -> Held:
         length = self.log.length(user_id)
-        held = Held(self.backbone.empty(), 0, 0)
+        held, version = None, 0
         try:
             found = self.states.load(user_id)
         except (StaleStateError, CorruptStateError, FormatVersionError) as error:
             self.counts["corrupt" if isinstance(error, CorruptStateError) else "stale"] += 1
-            held = held._replace(version=self.states.version(user_id))
+            version = self.states.version(user_id)
         else:
             if found is not None and found.state.length <= length:
                 held = found
@@ -300,9 +302,10 @@ class Recommender:
                 self.counts["replayed"] += 1
             elif found is not None:  # the log was erased and begun anew under this state
                 self.counts["stale"] += 1
-                held = held._replace(version=found.version)
+                version = found.version
             elif length:
                 self.counts["missing"] += 1
+        held = held or Held(self.empty, version, 0)
         if not length:
             return held
         tail = held.state.tensors["tail.time"]

@@ -131,10 +131,10 @@ def test_codecs_are_told_of_attention_after_the_gates():
     net = made(SMALL)
     torch.nn.init.constant_(net.layers[0].gate.bias, -30.0)
     torch.nn.init.zeros_(net.layers[0].gate.weight)
-    state = net.prefill([random_history(20)])[0]
+    state = net.prefill([random_history(20)], hints=True)[0]
     assert state.tensors["hint.total"].max() < 1e-9
     torch.nn.init.constant_(net.layers[0].gate.bias, 0.0)  # both gates one half, two paths
-    state = net.prefill([random_history(20)])[0]
+    state = net.prefill([random_history(20)], hints=True)[0]
     torch.testing.assert_close(state.tensors["hint.total"].sum(), torch.tensor(19.0))
 
 

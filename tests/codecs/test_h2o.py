@@ -54,12 +54,12 @@ def test_one_event_at_a_time_counts_like_prefill(spec: str) -> None:
         torch.manual_seed(0)
         net = backbones.build(spec, num_items=30).eval()
     whole = random_history(40)
-    states = [net.empty()]
+    states = [net.empty(hints=True)]
     for n in range(40):
         states = net.append(states, [whole[n : n + 1]])
     chain = codecs.parse("h2o(keep=12)")
-    online, offline = chain.encode(states[0]), chain.encode(net.prefill([whole])[0])
+    online, offline = chain.encode(states[0]), chain.encode(net.prefill([whole], hints=True)[0])
     assert torch.equal(online.tensors["pos"], offline.tensors["pos"])
     assert (online.tensors["total"] - offline.tensors["total"]).abs().max() <= 1
     assert not any(name.startswith("hint.") for name in online.tensors)
-    assert not equal(online, chain.encode(net.prefill([random_history(40, seed=1)])[0]))
+    assert not equal(online, chain.encode(net.prefill([random_history(40, seed=1)], hints=True)[0]))

@@ -41,8 +41,14 @@ class Backbone(nn.Module, ABC):
         """Training loss of a batch, a scalar; `rng` draws negatives and the like."""
 
     @abstractmethod
-    def empty(self) -> UserState:
-        """The state of a user with no event."""
+    def empty(self, *, hints: bool = False) -> UserState:
+        """The state of a user with no event.
+
+        Args:
+            hints: Whether it, and what is appended to it, tells codecs what the backbone itself
+                does not read (`hint.*`, see `gistrec.state`). Counting attention slows a prefill
+                of long histories by about a quarter.
+        """
 
     @abstractmethod
     def append(self, states: Sequence[UserState], events: Sequence[History]) -> list[UserState]:
@@ -65,9 +71,9 @@ class Backbone(nn.Module, ABC):
                 do not use the request's time ignore it.
         """
 
-    def prefill(self, histories: Sequence[History]) -> list[UserState]:
-        """The states of whole histories."""
-        return self.append([self.empty()] * len(histories), histories)
+    def prefill(self, histories: Sequence[History], *, hints: bool = False) -> list[UserState]:
+        """The states of whole histories, with hints for codecs or without."""
+        return self.append([self.empty(hints=hints)] * len(histories), histories)
 
     @abstractmethod
     def state_bytes(self, num_events: int) -> int:

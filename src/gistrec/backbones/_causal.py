@@ -89,7 +89,7 @@ class Causal(Backbone):
         return total
 
     @torch.no_grad()
-    def empty(self) -> UserState:
+    def empty(self, *, hints: bool = False) -> UserState:
         """No slots and an empty tail."""
         if self.training:
             self.eval()
@@ -99,7 +99,7 @@ class Causal(Backbone):
             tensors |= {f"{n}.{number}": t[0].cpu() for n, t in layer.empty().items()}
         if any(name.startswith("fixed.") for name in tensors):
             tensors["fixed.count"] = torch.zeros(1, dtype=torch.int64)
-        if self._with_slots:
+        if hints and self._with_slots:
             paid = dict.fromkeys(_PAID, torch.zeros(0))
             tensors |= ({} if "item" in tensors else {"hint.item": nothing}) | paid
         tensors |= {"tail.item": nothing, "tail.time": nothing}
@@ -294,7 +294,7 @@ class Causal(Backbone):
             item_BS = pad([i[:-1] for i in items], size, fill=self.num_items)
             time_BS = pad([t[:-1] for t in times], size)
             at_BS = pad([t[1:] if self.request_time else t[:-1] for t in times], size)
-            note = any("hint.total" in s.tensors for s in states)
+            note = any(name in s.tensors for s in states for name in _PAID)
             _, after, _, _, received = self._continue(
                 states, item_BS, time_BS, at_BS, new_B, note=note
             )

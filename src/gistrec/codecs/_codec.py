@@ -180,6 +180,11 @@ class Chain(Codec):
 
     __repr__ = __str__
 
+    @property
+    def needs(self) -> frozenset[str]:  # type: ignore[override]  # of its codecs
+        """What any of its codecs needs."""
+        return frozenset[str]().union(*(codec.needs for codec in self.codecs))
+
     def fit(self, states: Sequence[UserState]) -> Self:
         """Fit each codec on what the codecs before it make of the samples."""
         fitted: list[Codec] = []
@@ -202,7 +207,7 @@ class Chain(Codec):
         """First codec first; hints that none of them needs are left out."""
         for codec in self.codecs:
             state = codec.encode(state)
-        needed = frozenset[str]().union(*(codec.needs for codec in self.codecs))
+        needed = self.needs
         kept = {
             name: tensor
             for name, tensor in state.tensors.items()

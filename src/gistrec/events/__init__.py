@@ -34,6 +34,8 @@ class Events:
     """(R,) what the user did, 0..255, where the log says so."""
     titles: Mapping[Any, str] = dataclasses.field(default_factory=dict)
     """Item id -> name for people, where known."""
+    source: str = dataclasses.field(default="", compare=False)
+    """Where it was read from, for messages."""
 
     def __len__(self) -> int:
         return len(self.timestamp)
@@ -76,19 +78,21 @@ def read(spec: str | Path) -> Events:
     text = str(spec)
     path = Path(text)
     if path.is_dir():
-        return _build("movielens", path=text).read()
-    if path.suffix.lower() in SUFFIXES:
-        return _build(SUFFIXES[path.suffix.lower()], path=text).read()
-    if isinstance(spec, Path) or not ("(" in text or text.isidentifier()):
+        source = _build("movielens", path=text)
+    elif path.suffix.lower() in SUFFIXES:
+        source = _build(SUFFIXES[path.suffix.lower()], path=text)
+    elif isinstance(spec, Path) or not ("(" in text or text.isidentifier()):
         raise DataError(
             f"can't read {text!r}: no such folder, and the ending is not one of "
             f'{", ".join(SUFFIXES)}; name the source, for example "csv(path={text!r})", or fetch '
             "MovieLens with `gistrec data get ml-1m`"
         )
-    parts = registry.parse_spec(text)
-    if len(parts) != 1:
-        raise ConfigError(f"a log is one source, given {text!r}")
-    return _build(parts[0].name, **parts[0].options).read()
+    else:
+        parts = registry.parse_spec(text)
+        if len(parts) != 1:
+            raise ConfigError(f"a log is one source, given {text!r}")
+        source = _build(parts[0].name, **parts[0].options)
+    return dataclasses.replace(source.read(), source=text)
 
 
 def from_table(

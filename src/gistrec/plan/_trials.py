@@ -102,7 +102,9 @@ class Trials:
         self.models = {candidate.name: candidate for candidate in candidates}
         self.out, self.wanted = out, wanted
         tasks = [candidate.everybody for candidate in candidates]
-        self.space = Space.of([t.backbone.prefill([t.task.history(0)])[0] for t in tasks])
+        self.space = Space.of(
+            [t.backbone.prefill([t.task.history(0)], hints=True)[0] for t in tasks]
+        )
         self.key = self._key(dataset)
         rows = results.load(out) if out.exists() else []
         self.found = [row for row in rows if row.get("plan") == self.key]
