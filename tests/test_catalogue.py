@@ -1,7 +1,9 @@
 import pytest
+import torch
 
 from gistrec import backbones, catalogue, codecs, registry
 from gistrec.errors import DataError
+from gistrec.testing.backbones import train_losses
 
 SMALL = "hstu(width=16, repeats=True, temperature=0.1)"
 
@@ -49,6 +51,15 @@ def test_models_can_be_built_and_keep_the_full_one_s_options(spec):
     net = backbones.build(spec, num_items=9)
     assert net.head.repeats is not None
     assert net.head.temperature == 0.1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("spec", catalogue.models("hstu(width=16, dropout=0.0)"))
+def test_models_learn_the_strides(spec):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        losses = train_losses(spec, steps=60)
+    assert losses[-1] < 0.6 * losses[0]
 
 
 def test_recipes_can_be_parsed_and_all_but_those_of_a_constant_size_turned():

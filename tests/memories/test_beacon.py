@@ -4,7 +4,7 @@ import torch
 from gistrec import backbones, memories
 from gistrec.errors import ConfigError
 from gistrec.memories import Size
-from gistrec.testing.backbones import NUM_ITEMS, BackboneTests, StateTests, random_history
+from gistrec.testing.backbones import NUM_ITEMS, StateTests, random_history
 from gistrec.testing.memories import MemoryTests, attend
 
 SIZE = Size(width=16, num_heads=2, num_items=30, silu=False)
@@ -15,7 +15,7 @@ class TestBeacon(MemoryTests):
     spec = "beacon(chunk=4)"
 
 
-class TestHSTUBeacon(BackboneTests):
+class TestHSTUBeacon(StateTests):
     spec = f"hstu(width=16, dropout=0.0, memory={MEMORY!r})"
 
 

@@ -6,7 +6,7 @@ import torch
 from gistrec import memories
 from gistrec.errors import ConfigError
 from gistrec.memories import Context, Size
-from gistrec.testing.backbones import BackboneTests, StateTests
+from gistrec.testing.backbones import StateTests
 from gistrec.testing.memories import MemoryTests, PlainReader
 
 SIZE = Size(width=16, num_heads=2, num_items=30, silu=False)
@@ -17,7 +17,7 @@ class TestCBSA(MemoryTests):
     spec = MEMORY
 
 
-class TestHSTUCBSA(BackboneTests):
+class TestHSTUCBSA(StateTests):
     spec = f"hstu(width=16, dropout=0.0, memory={MEMORY!r})"
 
 

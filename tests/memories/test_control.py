@@ -4,7 +4,7 @@ import torch
 from gistrec import backbones, memories
 from gistrec.errors import ConfigError
 from gistrec.memories import Size
-from gistrec.testing.backbones import BackboneTests
+from gistrec.testing.backbones import StateTests
 from gistrec.testing.memories import NUM_ITEMS, MemoryTests
 
 SIZE = Size(width=16, num_heads=2, num_items=NUM_ITEMS, silu=True)
@@ -22,7 +22,7 @@ class TestControlHidden(MemoryTests):
     spec = "control(hidden=5)"
 
 
-class TestHSTU(BackboneTests):
+class TestHSTU(StateTests):
     spec = "hstu(width=16, dropout=0.0, memory='control(pool=4, gate=2, hidden=3)')"
 
 

@@ -6,7 +6,7 @@ import torch
 from gistrec import backbones, memories
 from gistrec.errors import ConfigError
 from gistrec.memories import Context, Memory, Size
-from gistrec.testing.backbones import NUM_ITEMS, BackboneTests, StateTests, random_history
+from gistrec.testing.backbones import NUM_ITEMS, StateTests, random_history
 from gistrec.testing.memories import MemoryTests
 
 SIZE = Size(width=16, num_heads=2, num_items=30, silu=False)
@@ -25,7 +25,7 @@ class TestEGMLA(MemoryTests):
         assert {n: tuple(t.shape) for n, t in held.items()} == {"c": (3, 1, 5, 4)}
 
 
-class TestHSTUEGMLA(BackboneTests):
+class TestHSTUEGMLA(StateTests):
     spec = "hstu(width=16, num_layers=2, num_heads=2, dropout=0.0, memory='egmla(rank=4, gate=3)')"
 
 

@@ -4,7 +4,7 @@ import torch
 from gistrec import backbones, memories
 from gistrec.errors import ConfigError
 from gistrec.memories import Size
-from gistrec.testing.backbones import BackboneTests, StateTests
+from gistrec.testing.backbones import StateTests
 from gistrec.testing.memories import MemoryTests, attend
 
 SIZE = Size(width=16, num_heads=4, num_items=30, silu=False)
@@ -18,7 +18,7 @@ class TestOneGroupPerHead(MemoryTests):
     spec = "gqa(groups=2)"
 
 
-class TestHSTUGQA(BackboneTests):
+class TestHSTUGQA(StateTests):
     spec = "hstu(width=16, num_layers=2, num_heads=4, dropout=0.0, memory='gqa(groups=2)')"
 
 

@@ -5,7 +5,7 @@ from gistrec import backbones, memories
 from gistrec.errors import ConfigError
 from gistrec.memories import Memory, Size
 from gistrec.memories.mla import MLA
-from gistrec.testing.backbones import NUM_ITEMS, BackboneTests, StateTests, close, random_history
+from gistrec.testing.backbones import NUM_ITEMS, StateTests, close, random_history
 from gistrec.testing.memories import MemoryTests, attend
 
 
@@ -28,7 +28,7 @@ class TestMLA(MemoryTests):
         torch.testing.assert_close(absorbed, attend(memory, x_BSD)[0])
 
 
-class TestHSTUMLA(BackboneTests):
+class TestHSTUMLA(StateTests):
     spec = "hstu(width=16, num_layers=2, num_heads=2, dropout=0.0, memory='mla(rank=4)')"
 
 

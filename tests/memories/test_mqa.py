@@ -2,7 +2,7 @@ import torch
 
 from gistrec import backbones, memories
 from gistrec.memories import Memory, Size
-from gistrec.testing.backbones import NUM_ITEMS, BackboneTests, StateTests
+from gistrec.testing.backbones import NUM_ITEMS, StateTests
 from gistrec.testing.memories import MemoryTests, attend
 
 
@@ -17,7 +17,7 @@ class TestMQA(MemoryTests):
         }
 
 
-class TestHSTUMQA(BackboneTests):
+class TestHSTUMQA(StateTests):
     spec = "hstu(width=16, num_layers=2, num_heads=4, dropout=0.0, memory='mqa()')"
 
 

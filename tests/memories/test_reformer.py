@@ -4,7 +4,7 @@ import torch
 from gistrec import memories
 from gistrec.errors import ConfigError
 from gistrec.memories import Context, Size
-from gistrec.testing.backbones import BackboneTests, StateTests
+from gistrec.testing.backbones import StateTests
 from gistrec.testing.memories import MemoryTests
 
 SIZE = Size(width=16, num_heads=2, num_items=30, silu=False)
@@ -15,7 +15,7 @@ class TestReformer(MemoryTests):
     spec = MEMORY
 
 
-class TestHSTUReformer(BackboneTests):
+class TestHSTUReformer(StateTests):
     spec = f"hstu(width=16, dropout=0.0, memory={MEMORY!r})"
 
 

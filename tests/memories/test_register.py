@@ -4,7 +4,7 @@ import torch
 from gistrec import backbones, memories
 from gistrec.errors import ConfigError
 from gistrec.memories import Size
-from gistrec.testing.backbones import NUM_ITEMS, BackboneTests, StateTests, random_history
+from gistrec.testing.backbones import NUM_ITEMS, StateTests, random_history
 from gistrec.testing.memories import MemoryTests, attend
 
 SIZE = Size(width=16, num_heads=2, num_items=NUM_ITEMS, silu=False)
@@ -20,7 +20,7 @@ class TestManyRegisters(MemoryTests):
     spec = "register(prefix=2, suffix=3)"
 
 
-class TestHSTURegister(BackboneTests):
+class TestHSTURegister(StateTests):
     spec = TWO
 
 

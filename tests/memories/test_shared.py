@@ -9,7 +9,6 @@ from gistrec.errors import ConfigError
 from gistrec.memories import Context, Held, Memory, Reader, Size
 from gistrec.testing.backbones import (
     NUM_ITEMS,
-    BackboneTests,
     StateTests,
     random_history,
     train_losses,
@@ -87,7 +86,7 @@ class TestSharedLatents(TestShared):
     lower = "mla(rank=4)"
 
 
-class TestHSTUShared(BackboneTests):
+class TestHSTUShared(StateTests):
     spec = "hstu(width=16, num_layers=2, num_heads=2, dropout=0.0, memory='mla(rank=4) | shared()')"
 
 
