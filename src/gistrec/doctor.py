@@ -37,6 +37,7 @@ def check() -> list[Check]:
         *(_needed(r) for r in requirements if "extra ==" not in r),
         *(_extra(name, requirements) for name in extras if name != "dev"),
         _try("compute", _compute),
+        _try("kernels", _kernels),
         _try("methods", _methods),
         _try("temporary folder", _temporary),
         _try("store", _store),
@@ -117,6 +118,22 @@ def _compute() -> str:
         f"{torch.backends.cpu.get_cpu_capability()}"
         + (", CUDA" if torch.cuda.is_available() else ", no GPU")
     )
+
+
+def _kernels() -> str:
+    """Which way hot paths are computed, and why."""
+    from gistrec import kernels
+
+    path = kernels.chosen()
+    why = (
+        "asked for by GISTREC_KERNELS" if os.environ.get("GISTREC_KERNELS") else "the fastest here"
+    )
+    if path == "native":
+        from gistrec import _native
+
+        return f"native ({_native.instruction_set()}), {why}"
+    missing = kernels.why_not("native")
+    return f"{path}, {why}" + (f"; native: {missing}" if missing else "")
 
 
 def _methods() -> str:

@@ -1,0 +1,14 @@
+// gistrec._native: the compiled kernels. Python sees it through gistrec.kernels alone.
+#include <nanobind/nanobind.h>
+
+#include "isa.h"
+
+namespace nb = nanobind;
+
+NB_MODULE(_native, m) {
+    m.doc() = "Compiled kernels; see gistrec.kernels.";
+    m.def("instruction_set", [] {
+        static const char* names[] = {"portable", "avx2", "avx512"};
+        return names[gistrec::level()];
+    });
+}

@@ -1,0 +1,3 @@
+"""The compiled kernels, by native/bind_*.cpp; called through `gistrec.kernels` alone."""
+
+def instruction_set() -> str: ...
