@@ -21,12 +21,14 @@ from gistrec.state import UserState
 from gistrec.state_cache import Recipe
 from gistrec.stores import open_store
 from gistrec.train import Model
-from gistrec.wire import manifest_of, pack, split_bytes, unpack
+from gistrec.wire import manifest_of, pack, split_bytes
 
 _HELD_BYTES = 3 << 30
 """Prefilled states kept in memory; what exceeds it is prefilled again for every recipe."""
 _STRETCH = 32
 """Events of a stretch that is there for one item."""
+_PROBES_AT_ONCE = 16
+"""States encoded before it is looked whether the budget is exceeded already."""
 _SPLIT_USERS = 64
 """Users, about, whose bytes are divided by kind."""
 _TIMED_USERS = 64
@@ -226,11 +228,12 @@ class Subject:
         def measure(codec: Codec) -> float:
             part = codec if isinstance(codec, Chain) else Chain((codec,))
             part = part.fit([*probes, *self._short_states]) if refit else part
-            seen = [part.encode(s) for s in (*self._short_states, *longest)]
+            seen = part.encode_many([*self._short_states, *longest])
             manifest = manifest_of(seen, model=model, codec=str(part), tables={})
             sizes: list[int] = []
-            for state in probes:
-                sizes.append(len(pack(part.encode(state), manifest, compress=part.compress)))
+            for start in range(0, len(probes), _PROBES_AT_ONCE):
+                encoded = part.encode_many(probes[start : start + _PROBES_AT_ONCE])
+                sizes += [len(pack(s, manifest, compress=part.compress)) for s in encoded]
                 if sum(sizes) > budget_bytes * len(probes):
                     break  # too big, whatever the others take
             return float(np.mean(sizes))
@@ -238,15 +241,18 @@ class Subject:
         return fitted.at_budget(budget_bytes, measure)
 
     def offline(self, recipe: Recipe) -> Held:
-        """Encode every user's whole history once, and recommend from the decoded bytes."""
+        """Encode every user's whole history once, and recommend from what is decoded.
+
+        Packing loses nothing, so only the bytes' number is of interest.
+        """
         lists = np.empty_like(self.full.lists)
         sizes = np.empty(len(self.task), np.int64)
-        sample: list[bytes] = []
+        sample: list[UserState] = []
         for users, states in self.states():
-            blobs = [recipe.to_bytes(s) for s in states]
-            lists[users] = self.lists_of(users, [recipe.from_bytes(b) for b in blobs])
-            sizes[users] = [len(b) for b in blobs]
-            sample += blobs[:: len(self.task) // _SPLIT_USERS + 1]
+            encoded = recipe.chain.encode_many(states)
+            lists[users] = self.lists_of(users, recipe.chain.decode_many(encoded))
+            sizes[users] = [len(recipe.pack(s)) for s in encoded]
+            sample += encoded[:: len(self.task) // _SPLIT_USERS + 1]
         return Held(lists, sizes, _parts(recipe, sample))
 
     @cached_property
@@ -278,16 +284,17 @@ class Subject:
     def online(self, recipe: Recipe) -> Held:
         """Encode after every event, as a server does, and recommend from the last state."""
         starts, events = self._replay
-        states = [recipe.round_trip(s) for s in starts]
+        encoded = recipe.chain.encode_many(starts)
+        states = recipe.chain.decode_many(encoded)
         for step in range(max(map(len, events))):
             active = [n for n, e in enumerate(events) if len(e) > step]
             one = [events[n][step : step + 1] for n in active]
             grown = self.backbone.append([states[n] for n in active], one)
-            for n, state in zip(active, grown, strict=True):
-                states[n] = recipe.round_trip(state)
-        blobs = [recipe.to_bytes(s) for s in states]
-        lists = self.lists_of(self.online_sample, [recipe.from_bytes(b) for b in blobs])
-        return Held(lists, np.array([len(b) for b in blobs]), _parts(recipe, blobs))
+            now = recipe.chain.encode_grown(grown, [encoded[n] for n in active])
+            for n, code, state in zip(active, *now, strict=True):
+                encoded[n], states[n] = code, state
+        sizes = np.array([len(recipe.pack(s)) for s in encoded])
+        return Held(self.lists_of(self.online_sample, states), sizes, _parts(recipe, encoded))
 
 
 def log_history(log: HistoryLog, user_id: str, dataset: Dataset, history: History) -> None:
@@ -295,7 +302,6 @@ def log_history(log: HistoryLog, user_id: str, dataset: Dataset, history: Histor
     log.append(user_id, dataset.items.ids[history.item_index].tolist(), history.timestamp.tolist())
 
 
-def _parts(recipe: Recipe, blobs: Sequence[bytes]) -> dict[str, float]:
-    states = [unpack(blob, recipe.manifest, expand=recipe.chain.expand) for blob in blobs]
-    split = [split_bytes(state, recipe.manifest) for state in states]
+def _parts(recipe: Recipe, encoded: Sequence[UserState]) -> dict[str, float]:
+    split = [split_bytes(state, recipe.manifest) for state in encoded]
     return {kind: float(np.mean([part[kind] for part in split])) for kind in split[0]}

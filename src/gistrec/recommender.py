@@ -96,7 +96,8 @@ class Recommender:
         self.scheme = model.training.scheme
         self.log = HistoryLog(store)
         self.states = StateCache(recipe, store)
-        self.empty = recipe.round_trip(self.backbone.empty(hints=True))
+        self._empty = recipe.chain.encode(self.backbone.empty(hints=True))
+        self.empty = recipe.chain.decode(self._empty)
         """What is kept of a user without events: no hints but those that the recipe needs."""
         self.counts: collections.Counter[str] = collections.Counter()
         """How often a state was fresh, replayed, missing, stale or corrupt, or a save clashed."""
@@ -305,7 +306,7 @@ class Recommender:
                 version = found.version
             elif length:
                 self.counts["missing"] += 1
-        held = held or Held(self.empty, version, 0)
+        held = held or Held(self.empty, version, 0, self._empty)
         if not length:
             return held
         tail = held.state.tensors["tail.time"]

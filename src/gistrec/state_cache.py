@@ -62,7 +62,7 @@ class Recipe:
             StateError: the samples do not have the same tensors, or all have one length.
         """
         chain = (codecs.parse(chain) if isinstance(chain, str) else chain).fit(states)
-        encoded = [chain.encode(state) for state in states]
+        encoded = chain.encode_many(states)
         manifest = wire.manifest_of(encoded, model=model, codec=str(chain), tables={})
         chain = chain.fit_bytes([wire.payload(state, manifest) for state in encoded])
         return cls(chain, replace(manifest, tables=wire.digest(chain.all_tables())))
@@ -78,7 +78,11 @@ class Recipe:
         Raises:
             StateError: it has tensors or sizes that the samples did not have.
         """
-        return wire.pack(self.chain.encode(state), self.manifest, compress=self.chain.compress)
+        return self.pack(self.chain.encode(state))
+
+    def pack(self, encoded: UserState) -> bytes:
+        """What is stored of an encoded state."""
+        return wire.pack(encoded, self.manifest, compress=self.chain.compress)
 
     def from_bytes(self, blob: bytes) -> UserState:
         """A state that the backbone can read, from what `to_bytes` made of one.
@@ -148,6 +152,8 @@ class Held(NamedTuple):
     version: int
     """To be given to `save`, so that nobody's write in between is lost."""
     stored_bytes: int
+    encoded: UserState
+    """As it is stored; what grows from it is not encoded again."""
     sealed: _Sealed | None = None
     """The sealed block it stands on, if it is a large state."""
 
@@ -179,8 +185,9 @@ class StateCache:
         if entry is None:
             return None
         if not entry.blob.startswith(_TAIL_MARK):
-            state = self.recipe.from_bytes(entry.blob)
-            return Held(state, entry.version, _nbytes(entry, block))
+            encoded = self._unpack(entry.blob)
+            state = self.recipe.chain.decode(encoded)
+            return Held(state, entry.version, _nbytes(entry, block), encoded)
         crc, tail = entry.blob[1 : 1 + _CRC_BYTES], entry.blob[1 + _CRC_BYTES :]
         if block is None or block.blob[-_CRC_BYTES:] != crc:
             raise CorruptStateError(
@@ -190,7 +197,7 @@ class StateCache:
         sealed = _Sealed(self._unpack(block.blob), crc, len(block.blob))
         encoded = _joined(sealed.encoded, self._unpack(tail))
         state = self.recipe.chain.decode(encoded)
-        return Held(state, entry.version, _nbytes(entry, block), sealed)
+        return Held(state, entry.version, _nbytes(entry, block), encoded, sealed)
 
     def version(self, user_id: str) -> int:
         """The version of a user's entry, readable or not; 0 if there is none."""
@@ -215,8 +222,9 @@ class StateCache:
             user_id: Whose it is.
             state: As a backbone writes it.
             if_version: Save only if the stored entry is at this version (0: there is none).
-            grown_from: The stored state that this one continues; what of it is sealed and still
-                holds is then not written again. Implies its version.
+            grown_from: What `state` is the state of, with new events behind it: what is known of it
+                is not encoded again, and what is sealed and still holds not written. Implies its
+                version.
 
         Returns:
             The state as `load` will give it back.
@@ -224,22 +232,25 @@ class StateCache:
         Raises:
             ConflictError: the entry is at another version.
         """
-        encoded = self.recipe.chain.encode(state)
-        sealed = None
-        if grown_from is not None:
+        chain, sealed = self.recipe.chain, None
+        if grown_from is None:
+            encoded = chain.encode(state)
+            decoded = chain.decode(encoded)
+        else:
+            (encoded,), (decoded,) = chain.encode_grown([state], [grown_from.encoded])
             sealed = grown_from.sealed
             if_version = grown_from.version
         key, block_key = _PREFIX + check_user_id(user_id), _SEALED + user_id
         puts = [] if sealed is None else self._tail_puts(key, encoded, sealed, if_version)
         if not puts:
-            blob, sealed = self._pack(encoded), None
+            blob, sealed = self.recipe.pack(encoded), None
             puts = [Put(key, blob, if_version), Put(block_key, None)]
             if len(blob) > _TAIL_BYTES and self._grows():
                 sealed = _Sealed(encoded, blob[-_CRC_BYTES:], len(blob))
                 puts = [*self._tail_puts(key, encoded, sealed, if_version), Put(block_key, blob)]
         version = self._store.put_many(puts)[0]
         stored = len(puts[0].blob or b"") + (sealed.nbytes if sealed else 0)
-        return Held(self.recipe.chain.decode(encoded), version, stored, sealed)
+        return Held(decoded, version, stored, encoded, sealed)
 
     def forget(self, user_id: str) -> bool:
         """Remove a user's state, readable or not; whether there was one."""
@@ -276,10 +287,6 @@ class StateCache:
         entry, block = self._store.get_many([_PREFIX + user_id, _SEALED + user_id])
         return entry, block
 
-    def _pack(self, encoded: UserState) -> bytes:
-        recipe = self.recipe
-        return wire.pack(encoded, recipe.manifest, compress=recipe.chain.compress)
-
     def _unpack(self, blob: bytes) -> UserState:
         recipe = self.recipe
         return wire.unpack(blob, recipe.manifest, expand=recipe.chain.expand)
@@ -296,7 +303,7 @@ class StateCache:
         part = _after(encoded, sealed.encoded)
         if part is None:
             return []
-        blob = _TAIL_MARK + sealed.crc + self._pack(part)
+        blob = _TAIL_MARK + sealed.crc + self.recipe.pack(part)
         return [Put(key, blob, if_version)] if len(blob) <= _TAIL_BYTES else []
 
 

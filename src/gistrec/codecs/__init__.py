@@ -21,17 +21,8 @@ the codec.
 """
 
 from gistrec import registry
-from gistrec.codecs._codec import (
-    BYTES,
-    PRECISION,
-    SLOTS,
-    WIDTH,
-    ByteCodec,
-    Chain,
-    Codec,
-    Measure,
-    chain,
-)
+from gistrec.codecs._chain import Chain, chain
+from gistrec.codecs._codec import BYTES, PRECISION, SLOTS, WIDTH, ByteCodec, Codec, Measure
 from gistrec.codecs._evict import Evict, EvictByAttention
 from gistrec.codecs._quantize import (
     Learned,

@@ -1,13 +1,12 @@
-"""What a codec is, and how codecs are joined.
+"""What a codec is.
 
 Shapes: M slots, H heads, K head width.
 """
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import pairwise
-from typing import Any, ClassVar, Self, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 from torch import Tensor
 
@@ -15,6 +14,9 @@ from gistrec import registry
 from gistrec.errors import BudgetError, CodecError
 from gistrec.registry import Spec
 from gistrec.state import UserState
+
+if TYPE_CHECKING:
+    from gistrec.codecs._chain import Chain
 
 SLOTS, WIDTH, PRECISION, BYTES = 0, 1, 2, 3
 """Stages of a chain, in order: which slots stay, how wide a row is, bits per number, bytes."""
@@ -69,6 +71,8 @@ class Codec(_Component):
     """A map from states to smaller states."""
 
     stage = PRECISION
+    slotwise: ClassVar[bool] = False
+    """Whether a slot's code depends on that slot alone (and on whether it stays)."""
     needs: ClassVar[frozenset[str]] = frozenset()
     """Names (without the layer) of tensors that it must find, for example {"k", "v"}; "item" may be
     a hint."""
@@ -107,6 +111,8 @@ class Codec(_Component):
         return _turn_dial(self, budget_bytes, measure)
 
     def __or__(self, other: "Codec | ByteCodec") -> "Chain":
+        from gistrec.codecs._chain import chain
+
         return chain([self, other])
 
 
@@ -136,7 +142,11 @@ C = TypeVar("C", bound=Codec)
 
 
 def _turn_dial(codec: C, budget_bytes: int, measure: Measure) -> C:
-    """Largest dial value within the budget, by bisection (bytes grow along `dial_values`)."""
+    """Largest dial value within the budget; bytes grow along `dial_values`.
+
+    The largest of all is tried first, then small ones, which are cheap to measure, are doubled
+    until one does not fit, and what is between is bisected.
+    """
     if not codec.dial:
         if (size := measure(codec)) <= budget_bytes:
             return codec
@@ -152,136 +162,20 @@ def _turn_dial(codec: C, budget_bytes: int, measure: Measure) -> C:
         return dataclasses.replace(codec, **changes)  # type: ignore[type-var]  # a dataclass
 
     values = codec.dial_values
-    low, high, smallest_bytes = 0, len(values), 0.0
+    if measure(turned(values[-1])) <= budget_bytes:
+        return turned(values[-1])
+    low, high, step, smallest_bytes = 0, len(values) - 1, 1, 0.0
     while low < high:  # invariant: values[:low] fit, values[high:] do not
-        middle = (low + high) // 2
+        doubled = step and low + step <= high
+        middle = low + step - 1 if doubled else (low + high) // 2
         size = measure(turned(values[middle]))
         if size <= budget_bytes:
-            low = middle + 1
+            low, step = middle + 1, step * 2
         else:
-            high, smallest_bytes = middle, size
+            high, step, smallest_bytes = middle, 0, size
     if low == 0:
         raise BudgetError(
             f"{turned(values[0])} takes {smallest_bytes:.0f} bytes per user, more than the budget "
             f"of {budget_bytes}: allow more bytes or chain a stronger codec"
         )
     return turned(values[low - 1])
-
-
-@dataclasses.dataclass(frozen=True, repr=False)
-class Chain(Codec):
-    """Codecs applied left to right, then byte codecs on the packed result."""
-
-    codecs: tuple[Codec, ...]
-    byte_codecs: tuple[ByteCodec, ...] = ()
-
-    def __str__(self) -> str:
-        return " | ".join(map(str, (*self.codecs, *self.byte_codecs)))
-
-    __repr__ = __str__
-
-    @property
-    def needs(self) -> frozenset[str]:  # type: ignore[override]  # of its codecs
-        """What any of its codecs needs."""
-        return frozenset[str]().union(*(codec.needs for codec in self.codecs))
-
-    def fit(self, states: Sequence[UserState]) -> Self:
-        """Fit each codec on what the codecs before it make of the samples."""
-        fitted: list[Codec] = []
-        for codec in self.codecs:
-            if fitted:
-                states = [fitted[-1].encode(s) for s in states]
-            fitted.append(codec.fit(states))
-        return dataclasses.replace(self, codecs=tuple(fitted))
-
-    def fit_bytes(self, blobs: Sequence[bytes]) -> Self:
-        """Fit each byte codec on what the byte codecs before it make of packed samples."""
-        fitted: list[ByteCodec] = []
-        for codec in self.byte_codecs:
-            if fitted:
-                blobs = [fitted[-1].compress(b) for b in blobs]
-            fitted.append(codec.fit_bytes(blobs))
-        return dataclasses.replace(self, byte_codecs=tuple(fitted))
-
-    def encode(self, state: UserState) -> UserState:
-        """First codec first; hints that none of them needs are left out."""
-        for codec in self.codecs:
-            state = codec.encode(state)
-        needed = self.needs
-        kept = {
-            name: tensor
-            for name, tensor in state.tensors.items()
-            if not name.startswith("hint.") or name[5:] in needed
-        }
-        return state.replace(kept)
-
-    def decode(self, state: UserState) -> UserState:
-        """Last codec first."""
-        for codec in reversed(self.codecs):
-            state = codec.decode(state)
-        return state
-
-    def compress(self, data: bytes) -> bytes:
-        """The byte codecs on a packed state."""
-        for codec in self.byte_codecs:
-            data = codec.compress(data)
-        return data
-
-    def expand(self, data: bytes) -> bytes:
-        """The inverse of `compress`."""
-        for codec in reversed(self.byte_codecs):
-            data = codec.expand(data)
-        return data
-
-    def at_budget(self, budget_bytes: int, measure: Measure) -> Self:
-        """Turn the dial of the first codec that has one; the others stay as written."""
-        for place, codec in enumerate(self.codecs):
-            if codec.dial:
-
-                def whole(part: Codec, place: int = place) -> Chain:
-                    parts = (*self.codecs[:place], part, *self.codecs[place + 1 :])
-                    return dataclasses.replace(self, codecs=parts)
-
-                return whole(codec.at_budget(budget_bytes, lambda c: measure(whole(c))))  # type: ignore[return-value]  # replace keeps the type
-        return super().at_budget(budget_bytes, measure)
-
-    def all_tables(self) -> dict[str, Tensor]:
-        """Every part's fitted tables, named `<place>.<table>`."""
-        parts = (*self.codecs, *self.byte_codecs)
-        return {f"{i}.{n}": t for i, part in enumerate(parts) for n, t in part.tables.items()}
-
-    def with_tables(self, tables: Mapping[str, Tensor]) -> Self:
-        """The inverse of `all_tables`."""
-
-        def of(place: int) -> dict[str, Tensor]:
-            head = f"{place}."
-            return {n[len(head) :]: t for n, t in tables.items() if n.startswith(head)}
-
-        count = len(self.codecs)
-        return dataclasses.replace(
-            self,
-            codecs=tuple(c.with_tables(of(i)) for i, c in enumerate(self.codecs)),
-            byte_codecs=tuple(b.with_tables(of(count + i)) for i, b in enumerate(self.byte_codecs)),
-        )
-
-
-def chain(parts: Iterable[Codec | ByteCodec]) -> Chain:
-    """Join codecs, checking their order.
-
-    Raises:
-        CodecError: no part, one that stands after a part of a later stage, or two that set the
-            precision.
-    """
-    flat: list[Codec | ByteCodec] = []
-    for part in parts:
-        flat += [*part.codecs, *part.byte_codecs] if isinstance(part, Chain) else [part]
-    for before, after in pairwise(flat):
-        if after.stage < before.stage or (after.stage == before.stage == PRECISION):
-            raise CodecError(
-                f"{after} can't follow {before}: first choose slots, then the width of rows, then "
-                'one precision, then bytes, for example "recent(keep=64) | int8() | zstd()"'
-            )
-    if not flat:
-        raise CodecError('a chain needs at least one codec: write "identity()" to change nothing')
-    states = tuple(p for p in flat if isinstance(p, Codec))
-    return Chain(states, tuple(p for p in flat if isinstance(p, ByteCodec)))

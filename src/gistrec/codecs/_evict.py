@@ -33,6 +33,7 @@ class Evict(Codec):
     """Of these, how many of the newest slots are always kept."""
 
     stage = SLOTS
+    slotwise = True
     dial = "keep"
 
     def __post_init__(self) -> None:

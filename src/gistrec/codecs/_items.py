@@ -25,6 +25,7 @@ class ItemMeans(Codec):
     """`<tensor>.means` (V, H, K), int16, and what else `learn` returns."""
 
     stage = WIDTH
+    slotwise = True
     needs = frozenset({"item"})
 
     @abstractmethod

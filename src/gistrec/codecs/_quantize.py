@@ -83,6 +83,7 @@ class Quantize(Codec):
     Integers and numbers that stand alone in their slot stay as they are.
     """
 
+    slotwise = True
     parts: ClassVar[tuple[str, ...]]
     """Names of the parts that `quantize` returns."""
 

@@ -18,6 +18,8 @@ from gistrec.state import UserState
 class Identity(Codec):
     """The state unchanged."""
 
+    slotwise = True
+
     def encode(self, state: UserState) -> UserState:
         """The same state."""
         return state

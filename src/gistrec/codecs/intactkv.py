@@ -48,6 +48,7 @@ class IntactKV(Quantize):
     bits: int = 4
     """Of a number of any other slot, 4 or 8."""
 
+    slotwise = False
     dial = "bits"
     dial_values = tuple(LEVELS)
     parts = ("codes", "pivot", "scale", "zero")

@@ -55,6 +55,7 @@ class KIVI(Quantize):
     recent: int = 0
     """Newest slots kept in bf16 besides those of the keys that do not fill a group."""
 
+    slotwise = False
     dial = "bits"
     dial_values = (2, 4)
     parts = ("codes", "rest", "scale", "zero")

@@ -42,6 +42,7 @@ class Stack(Codec):
     """`<tensor>.shape`, without its slots, and `<tensor>.exponent`."""
 
     stage = WIDTH
+    slotwise = True
 
     def fit(self, states: Sequence[UserState]) -> Self:
         """Learn the sizes of the tensors' numbers.

@@ -27,6 +27,7 @@ from gistrec.state import UserState, equal, positions, slot_axis
 from gistrec.testing.data import sample_state
 
 LENGTHS = (0, 1, 2, 7, 64)
+STARTS = (0, 5, 20)
 REFERENCE_LENGTH = 200
 
 
@@ -224,6 +225,30 @@ class CodecTests(_Golden):
             before = held
             held = self.fitted().encode(append_slot(self.fitted().decode(before), whole, place))
             assert equal(_shared_slots(before, held), _shared_slots(held, before))
+
+    def test_many_states_are_coded_as_each_is(self) -> None:
+        joined = chain([self.fitted()])
+        states = [self.sample(length, seed=seed) for seed, length in enumerate((5, 0, 1, 40))]
+        encoded = joined.encode_many(states)
+        assert all(map(equal, encoded, map(joined.encode, states)))
+        assert all(map(equal, joined.decode_many(encoded), map(joined.decode, encoded)))
+
+    def test_grown_states_are_coded_as_if_anew(self) -> None:
+        joined = chain([self.fitted()])
+        wholes = [self.sample(41, seed=seed) for seed in range(3)]
+        encoded = [
+            joined.encode(first_slots(whole, start))
+            for whole, start in zip(wholes, STARTS, strict=True)
+        ]
+        decoded = joined.decode_many(encoded)
+        for step in range(20):
+            grown = [
+                append_slot(state, whole, start + step)
+                for state, whole, start in zip(decoded, wholes, STARTS, strict=True)
+            ]
+            encoded, decoded = joined.encode_grown(grown, encoded)
+            assert all(map(equal, encoded, map(joined.encode, grown)))
+            assert all(map(equal, decoded, map(joined.decode, encoded)))
 
     @classmethod
     def write_golden(cls) -> None:
