@@ -3,6 +3,7 @@
 import dataclasses
 import inspect
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,11 +17,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
-from gistrec import registry
+from gistrec import catalogue, registry
 from gistrec.cli import main
 from gistrec.cli._settings import TrainingSettings
 from gistrec.cli.train import train as train_verb
 from gistrec.events import Events, read
+from gistrec.measure import Rules
 from gistrec.train import Model, Training
 
 LOG = "synthetic(users=30, items=60, length=40)"
@@ -401,6 +403,23 @@ def test_bench_trains_beside_its_results(run: Run, log, tmp_path):
     again = run(*words)
     assert len(again.document["rows"]) == len(done.document["rows"])
     assert (tmp_path / "r.jsonl").read_bytes() == before
+
+
+def test_a_finished_job_of_a_grid_needs_not_even_its_model(run: Run, log, tmp_path, monkeypatch):
+    job = catalogue.Job("hstu(num_layers=1, width=8)", ("bf16()",), (4096,))
+    rules = Rules(users=8, online_users=4, online_events=2, fit_users=8, requests=0)
+    monkeypatch.setattr(catalogue, "jobs", lambda backbone: [job])
+    monkeypatch.setattr(catalogue, "RULES", rules)
+    words = ["bench", "--data", log, *SMALL, "--grid", "catalogue", "--out", tmp_path / "r.jsonl"]
+    assert run(*words).code == 0
+    before = (tmp_path / "r.jsonl").read_bytes()
+    shutil.rmtree(tmp_path / "r-models")
+    again = run(*words)
+    assert "r-jobs.jsonl says that this is done" in again.err
+    assert not (tmp_path / "r-models").exists()
+    assert (tmp_path / "r.jsonl").read_bytes() == before
+    assert run(*words, "--seed", 1).code == 0
+    assert (tmp_path / "r-models").exists()
 
 
 def test_report(run: Run, results: Path, tmp_path):

@@ -1,8 +1,8 @@
 """`gistrec bench`: what recipes cost and lose on a log."""
 
+import dataclasses
 import hashlib
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -49,7 +49,8 @@ def bench(
             --backbone as the full model; trains some twenty models, can be killed and continued.
             finalists: the best of a catalogue in --out, with another --seed or --backbone.
         part: With --grid: the models to take, such as 1/2 and 2/2 for two processes.
-        models: With --grid: folder of trained models; beside the results if not given.
+        models: With --grid: folder of trained models; beside the results if not given. What is
+            finished stands in <out>-jobs.jsonl, and is done again if its line is removed.
         online: Measure the drift, too: encode after every append, as a server does.
         users: Users evaluated, drawn at random; all of them if not given.
         out: File of result rows.
@@ -76,9 +77,15 @@ def bench(
         else:
             jobs = catalogue.jobs(str(backbone))
         rows = []
+        finished = out.with_name(f"{out.stem}-jobs.jsonl")
         for job in (job for number, job in enumerate(jobs) if _in_part(part, number)):
-            work.note(job.backbone)
             run = run_of(dataset, job.backbone, settings, epochs=epochs, holdout=1)
+            line = {"job": dataclasses.asdict(job) | {"users": users}, "run": run}
+            line = json.loads(json.dumps(line))
+            if finished.exists() and any(row | line == row for row in results.load(finished)):
+                work.note(f"{job.backbone}: {finished} says that this is done; it is left out")
+                continue
+            work.note(job.backbone)
             key = hashlib.sha256(json.dumps(run).encode()).hexdigest()[:8]
             folder = (models or out.with_name(f"{out.stem}-models")) / key
             rows += benchmark.run(
@@ -88,9 +95,10 @@ def bench(
                 data=name_of(data),
                 recipes=job.recipes,
                 budgets=job.budgets,
-                rules=replace(catalogue.RULES, users=users),
+                rules=dataclasses.replace(catalogue.RULES, users=users),
                 quiet=work.json or work.quiet,
             )
+            results.append(finished, line | {"commit": results.commit()})
         _show(rows, out, work)
         return
     if model is not None:
