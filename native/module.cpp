@@ -5,10 +5,13 @@
 
 namespace nb = nanobind;
 
+void bind_nearest(nb::module_& m);
+
 NB_MODULE(_native, m) {
     m.doc() = "Compiled kernels; see gistrec.kernels.";
     m.def("instruction_set", [] {
         static const char* names[] = {"portable", "avx2", "avx512"};
         return names[gistrec::level()];
     });
+    bind_nearest(m);
 }

@@ -1,3 +1,6 @@
 """The compiled kernels, by native/bind_*.cpp; called through `gistrec.kernels` alone."""
 
+from collections.abc import Sequence
+
 def instruction_set() -> str: ...
+def nearest(addresses: Sequence[int], shape: Sequence[int]) -> None: ...

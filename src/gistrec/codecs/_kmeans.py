@@ -1,4 +1,4 @@
-"""Codebooks that give the same codes on every machine: k-means, and exact nearest codewords.
+"""Codebooks that give the same codes on every machine.
 
 Rows and codewords are whole multiples of a step. A product of a row and a codeword (at most 2^15
 steps), summed over up to 2^14 columns, stays below 2^53, so that fp64 holds it exactly whatever the
@@ -9,20 +9,15 @@ Shapes: N sample rows, C codewords, W their width.
 
 import faiss
 import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor
 
 from gistrec.codecs import rows_of
-
-Floats = NDArray[np.float64]
-Codes = NDArray[np.int64]
+from gistrec.kernels.nearest import Floats
 
 LARGEST_ROW = 2**22
 """Steps; larger numbers are cut off."""
 SMALLEST_STEP = -126
 """Exponent; below it fp32 loses digits."""
-BLOCK = 1024
-"""Rows compared with a codebook at a time: bounds the memory, and stays in the cache."""
 LIMIT = 1e15
 """Larger numbers are cut off before k-means, whose fp32 distances would become infinite."""
 
@@ -50,15 +45,3 @@ def centroids(rows_NW: Floats, count: int, *, sample: int = 256) -> Floats:
     )
     kmeans.train(rows_NW.clip(-LIMIT, LIMIT).astype(np.float32, order="C"))
     return np.asarray(kmeans.centroids, np.float64)
-
-
-def nearest(rows_MW: Floats, words_CW: Floats) -> Codes:
-    """Code of the codeword nearest to each row, the lowest of equally near ones."""
-    half_norm_C = (words_CW**2).sum(1) / 2
-    codes_M = np.empty(len(rows_MW), np.int64)
-    for start in range(0, len(rows_MW), BLOCK):
-        block = slice(start, start + BLOCK)
-        score = rows_MW[block] @ words_CW.T
-        score -= half_norm_C
-        codes_M[block] = score.argmax(1)
-    return codes_M

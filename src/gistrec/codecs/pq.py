@@ -27,8 +27,9 @@ from torch import Tensor
 
 from gistrec.codecs import Learned, from_rows, row_shape
 from gistrec.codecs._bits import pack, step_of, unpack
-from gistrec.codecs._kmeans import SMALLEST_STEP, Floats, centroids, in_steps, nearest
+from gistrec.codecs._kmeans import SMALLEST_STEP, centroids, in_steps
 from gistrec.errors import CodecError
+from gistrec.kernels.nearest import Codebook, Floats
 
 LARGEST_WORD = 2**13
 """Steps; the largest number of all samples has at most so many."""
@@ -90,7 +91,8 @@ class PQ(Learned):
         """Codes (M, P) uint8; two to a byte, (M, P / 2 rounded up), where half a byte will do."""
         words_CW, columns, step = self._codebooks(name)
         rows_MW = in_steps(x, step)
-        codes_MP = np.stack([nearest(rows_MW[:, c], words_CW[:, c]) for c in columns], axis=1)
+        found = [Codebook(words_CW[:, c]).nearest(rows_MW[:, c]) for c in columns]
+        codes_MP = np.stack(found, axis=1)
         return {"codes": pack(torch.from_numpy(codes_MP.astype(np.uint8)), self._bits)}
 
     def dequantize(self, name: str, parts: Mapping[str, Tensor]) -> Tensor:

@@ -28,8 +28,9 @@ from torch import Tensor
 
 from gistrec.codecs import Learned, from_rows, row_shape
 from gistrec.codecs._bits import step_of
-from gistrec.codecs._kmeans import SMALLEST_STEP, Codes, Floats, centroids, in_steps, nearest
+from gistrec.codecs._kmeans import SMALLEST_STEP, centroids, in_steps
 from gistrec.errors import CodecError
+from gistrec.kernels.nearest import Codebook, Codes, Floats
 
 # in steps
 LARGEST_SAMPLE = 2**13
@@ -40,6 +41,7 @@ class _Books(NamedTuple):
     """The codebooks of one tensor, in steps."""
 
     words_LCW: Floats
+    levels: list[Codebook]
     step: float
     shape: tuple[int, ...]
 
@@ -47,9 +49,9 @@ class _Books(NamedTuple):
         """Each row's codes, level by level, (M, L)."""
         rest_MW = rows_MW.copy()
         codes_ML = np.empty((len(rows_MW), len(self.words_LCW)), np.int64)
-        for level, words_CW in enumerate(self.words_LCW):
-            codes_ML[:, level] = nearest(rest_MW, words_CW)
-            rest_MW -= words_CW[codes_ML[:, level]]
+        for level, book in enumerate(self.levels):
+            codes_ML[:, level] = book.nearest(rest_MW)
+            rest_MW -= book.words_CW[codes_ML[:, level]]
         return codes_ML
 
     def sums(self, codes_ML: Codes) -> Floats:
@@ -97,7 +99,7 @@ class RVQ(Learned):
             found = np.rint(centroids(rest_NW, self.codes - reserved))
             words_CW[reserved : reserved + len(found)] = found.clip(-LARGEST_WORD, LARGEST_WORD)
             words_CW[reserved + len(found) :] = words_CW[0]  # never chosen, being a later equal
-            rest_NW -= words_CW[nearest(rest_NW, words_CW)]
+            rest_NW -= words_CW[Codebook(words_CW).nearest(rest_NW)]
         codebooks = books.astype(np.int16).reshape(*books.shape[:2], *row_shape(x))
         return {"codebooks": torch.from_numpy(codebooks), "step": torch.tensor(step)}
 
@@ -110,7 +112,8 @@ class RVQ(Learned):
             codebooks = self.table(f"{name}.codebooks")
             words_LCW = codebooks.flatten(2).double().numpy()
             step = float(self.table(f"{name}.step"))
-            self._books[name] = _Books(words_LCW, step, codebooks.shape[2:])
+            levels = [Codebook(words_CW) for words_CW in words_LCW]
+            self._books[name] = _Books(words_LCW, levels, step, codebooks.shape[2:])
         return self._books[name]
 
     def quantize(self, name: str, x: Tensor) -> dict[str, Tensor]:
