@@ -41,6 +41,7 @@ class UserState:
     """How many events of the user's log this state covers, the tail included."""
     model: str = ""
     """Fingerprint of the model that wrote it."""
+    _num_slots: int = dataclasses.field(default=-1, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "tensors", MappingProxyType(dict(self.tensors)))
@@ -54,10 +55,10 @@ class UserState:
     @property
     def num_slots(self) -> int:
         """M: how many slots are held (0 if the state has no slot tensor)."""
-        for name, tensor in self.slots():
-            if not name.startswith("hint."):
-                return int(tensor.shape[slot_axis(name, tensor)])
-        return 0
+        if self._num_slots < 0:  # asked for often, and the tensors do not change
+            sizes = (t.shape[slot_axis(n, t)] for n, t in self.slots() if n[:5] != "hint.")
+            object.__setattr__(self, "_num_slots", int(next(sizes, 0)))
+        return self._num_slots
 
     def slots(self) -> Iterator[tuple[str, Tensor]]:
         """The tensors that have one entry per slot."""
@@ -83,7 +84,8 @@ class UserState:
     def hint(self, name: str) -> Tensor:
         """A hint, filled up with 0 for slots that it says nothing of: (M,)."""
         hint_M = self.tensors[name]
-        return torch.cat([hint_M, hint_M.new_zeros(self.num_slots - len(hint_M))])
+        missing = self.num_slots - len(hint_M)
+        return torch.cat([hint_M, hint_M.new_zeros(missing)]) if missing else hint_M
 
     def layers(self) -> list[int]:
         """The layers that hold something, ascending."""
