@@ -6,6 +6,7 @@
 namespace nb = nanobind;
 
 void bind_nearest(nb::module_& m);
+void bind_partition(nb::module_& m);
 
 NB_MODULE(_native, m) {
     m.doc() = "Compiled kernels; see gistrec.kernels.";
@@ -14,4 +15,5 @@ NB_MODULE(_native, m) {
         return names[gistrec::level()];
     });
     bind_nearest(m);
+    bind_partition(m);
 }

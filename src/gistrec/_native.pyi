@@ -1,6 +1,10 @@
-"""The compiled kernels, by native/bind_*.cpp; called through `gistrec.kernels` alone."""
+"""The compiled kernels, by native/bind_*.cpp; called through `gistrec.kernels` alone.
+
+Tensors are given by their addresses, 0 for none; a kernel's header says which, in this order.
+"""
 
 from collections.abc import Sequence
 
 def instruction_set() -> str: ...
 def nearest(addresses: Sequence[int], shape: Sequence[int]) -> None: ...
+def log_partition(address: Sequence[int], shape: tuple[int, int, int]) -> float: ...

@@ -1,11 +1,16 @@
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from gistrec import backbones
+from gistrec.backbones._blocks import ItemHead
+from gistrec.dataset import Batch
 from gistrec.errors import ConfigError
 from gistrec.testing.backbones import NUM_ITEMS, BackboneTests, GoldenBackboneTests, random_history
+
+ITEMS, WIDTH = 12, 8
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "backbones"
 
@@ -58,3 +63,53 @@ def test_the_width_must_be_a_multiple_of_the_heads():
 def test_an_unknown_option_names_the_nearest():
     with pytest.raises(ConfigError, match="did you mean 'width'"):
         backbones.build("hstu(widht=10)", num_items=5)
+
+
+def basket_batch() -> Batch:
+    """Two users, one with a padded end; a query at the first event, pairs new, bought, repeated."""
+    item_BS = torch.tensor([[3, 5, 3, 7, 5, 1], [2, 2, 9, 4, ITEMS, ITEMS]])
+    time_BS = 1_600_000_000 + torch.tensor([0, 60, 90_000, 90_000, 10**6, 10**7]).expand(2, -1)
+    return Batch(
+        item_BS=item_BS,
+        time_BS=time_BS,
+        next_time_BS=time_BS + 3600,
+        query_row_Q=torch.tensor([0, 0, 1]),
+        query_position_Q=torch.tensor([0, 4, 3]),
+        pair_query_P=torch.tensor([0, 1, 1, 1, 2, 2]),
+        pair_item_P=torch.tensor([5, 3, 7, 11, 2, 0]),
+    )
+
+
+@pytest.mark.parametrize("negatives", [0, 1, 50])
+def test_the_loss_of_baskets_with_repeats_is_that_of_the_scores(negatives):
+    torch.manual_seed(0)
+    head = ItemHead(ITEMS, WIDTH, temperature=0.2, negatives=negatives, repeats=True)
+    for parameter in head.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    head.prior.copy_(torch.rand(ITEMS))
+    batch, h_BSD = basket_batch(), torch.randn(2, 6, WIDTH, requires_grad=True)
+    row, position = batch.query_row_Q, batch.query_position_Q
+    leaves = [h_BSD, *head.parameters()]
+
+    def gradients(loss):
+        return torch.autograd.grad(loss, leaves)
+
+    item_C, log_weight_C, _ = head._candidates(batch, torch.Generator().manual_seed(3))
+    weight_QT = head.repeats.weight(
+        batch.next_time_BS[row, position][:, None] - batch.time_BS[row],
+        (torch.arange(6) <= position[:, None]) & (batch.item_BS[row] < ITEMS),
+    )
+    score_QV = head.repeats.join(
+        head.score(h_BSD[row, position]),
+        weight_QT,
+        batch.item_BS[row].clamp(max=ITEMS - 1),
+        None,
+        head.prior,
+    )
+    score_QC = score_QV if item_C is None else score_QV[:, item_C] + log_weight_C
+    wanted_P = score_QV[batch.pair_query_P, batch.pair_item_P]
+    wanted = (score_QC.logsumexp(1)[batch.pair_query_P] - wanted_P).mean()
+    found = head.loss(h_BSD, batch, batch.next_time_BS, torch.Generator().manual_seed(3))
+    np.testing.assert_allclose(found.item(), wanted.item(), rtol=1e-5)
+    for a, b in zip(gradients(found), gradients(wanted), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)

@@ -13,10 +13,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gistrec.dataset import Batch
+from gistrec.kernels.partition import log_partition
 
 POSITION_BUCKETS = 112
 TIME_BUCKETS = 65
 _EXACT = 64
+_ABSENT = -1e4
+"""Logarithm of what is not there."""
 
 
 @cache
@@ -55,6 +58,11 @@ class _Lookup(torch.autograd.Function):
         return torch.stack(rows).to(gradient.dtype), None
 
 
+def _looked_up(table_HN: Tensor, bucket: Tensor) -> Tensor:
+    found: Tensor = _Lookup.apply(table_HN, bucket)  # type: ignore[no-untyped-call]  # torch leaves Function.apply untyped
+    return found
+
+
 class RelativeBias(nn.Module):
     """A learned number per head and bucket."""
 
@@ -64,38 +72,7 @@ class RelativeBias(nn.Module):
 
     def forward(self, bucket_BST: Tensor) -> Tensor:
         """(B, H, S, T)."""
-        found: Tensor = _Lookup.apply(self.table, bucket_BST)  # type: ignore[no-untyped-call]  # torch leaves Function.apply untyped
-        return found.transpose(0, 1)
-
-
-class _CatalogueLoss(torch.autograd.Function):
-    """Mean cross-entropy of `wanted_Q` over logits h W^T that are at most `bound`.
-
-    Rows are taken 256 at a time and gradients computed at once, so the (Q, V) matrix, by far the
-    largest of a training step, never exists: five times faster than its eager form on a CPU.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, h_QD: Tensor, table_VD: Tensor, wanted_Q: Tensor, bound: float) -> Tensor:
-        grad_h, grad_table = torch.empty_like(h_QD), torch.zeros_like(table_VD)
-        total, count = h_QD.new_zeros(()), len(h_QD)
-        for rows in torch.arange(count, device=h_QD.device).split(256):
-            h_RD, wanted_R1 = h_QD[rows], wanted_Q[rows, None]
-            p_RV = (h_RD @ table_VD.T).sub_(bound)
-            logit_R1 = p_RV.gather(1, wanted_R1)
-            sum_R1 = p_RV.exp_().sum(1, keepdim=True)
-            total += (sum_R1.log() - logit_R1).sum()
-            p_RV.div_(sum_R1 * count)
-            p_RV.scatter_add_(1, wanted_R1, torch.full_like(logit_R1, -1 / count))
-            grad_h[rows] = p_RV @ table_VD
-            grad_table.addmm_(p_RV.T, h_RD)
-        ctx.save_for_backward(grad_h, grad_table)
-        return total / count
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        grad_h, grad_table = ctx.saved_tensors
-        return gradient * grad_h, gradient * grad_table, None, None
+        return _looked_up(self.table, bucket_BST).transpose(0, 1)
 
 
 class Repeats(nn.Module):
@@ -125,8 +102,8 @@ class Repeats(nn.Module):
 
     def weight(self, elapsed_QT: Tensor, visible_QT: Tensor) -> Tensor:
         """What each event adds to its item's count: (Q, T)."""
-        log_weight_QT = self.age(time_bucket(elapsed_QT)[:, None])[:, 0, 0]
-        weight_QT: Tensor = (self._PACE * log_weight_QT).exp() * visible_QT
+        each = (self._PACE * self.age.table).exp()
+        weight_QT: Tensor = _looked_up(each, time_bucket(elapsed_QT))[0] * visible_QT
         return weight_QT
 
     def join(
@@ -147,13 +124,62 @@ class Repeats(nn.Module):
             prior_V: Logarithm of the items' popularity.
         """
         chosen = slice(None) if item_C is None else item_C
-        inclination, prior = self.inclination[chosen], prior_V[chosen]
-        start, counted, own_prior, cosine, new_prior = self._PACE * self.weights
+        inclination_C, prior_C = self.inclination[chosen], prior_V[chosen]
         count_QC = torch.zeros_like(score_QC).scatter_add(1, column_QT, weight_QT)
-        again_QC = counted * count_QC.clamp(min=1e-9).log() + cosine * score_QC
-        again_QC = again_QC + (start + self._PACE * inclination + own_prior * prior)
-        again_QC = again_QC.masked_fill(count_QC <= 0, -1e4)
-        return torch.logaddexp(score_QC + new_prior * prior, again_QC)
+        again_QC = self.again(score_QC, count_QC, inclination_C, prior_C)
+        return torch.logaddexp(score_QC + self.new_bias(prior_C), again_QC)
+
+    def new_bias(self, prior: Tensor) -> Tensor:
+        """What is added to the scores of items as new ones, from their prior."""
+        return self._PACE * self.weights[4] * prior
+
+    def again(self, score: Tensor, count: Tensor, inclination: Tensor, prior: Tensor) -> Tensor:
+        """Scores of items as bought before, from their own terms: all of one shape."""
+        start, counted, own_prior, cosine, _ = self._PACE * self.weights
+        own = start + self._PACE * inclination + own_prior * prior
+        again = counted * count.clamp(min=1e-9).log() + cosine * score + own
+        absent: Tensor = again.masked_fill(count <= 0, _ABSENT)
+        return absent
+
+    def of_events(
+        self, score_QT: Tensor, weight_QT: Tensor, batch: Batch, prior_V: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """`again` of the items in each query's own history, once each, and of the wanted pairs.
+
+        The others have none, so a loss needs no (Q, C) matrix of counts.
+
+        Args:
+            score_QT: Cosine over temperature with the item of each event of the query's user.
+            weight_QT: What each event counts.
+            batch: Its queries and pairs.
+            prior_V: Logarithm of the items' popularity.
+
+        Returns:
+            (Q, T), absent but at an item's first event of the user; and (P,).
+        """
+        row, item_BT, num_items = batch.query_row_Q, batch.item_BS, len(prior_V)
+        base_B1 = torch.arange(len(item_BT), device=row.device)[:, None] * (num_items + 1)
+        key_U, which_BT = (base_B1 + item_BT).unique(return_inverse=True)
+        span_T = torch.arange(item_BT.shape[1], device=row.device)
+        first_U = torch.full_like(key_U, len(span_T))
+        first_U.scatter_reduce_(0, which_BT.flatten(), span_T.repeat(len(item_BT)), "amin")
+        count_QT = torch.zeros_like(weight_QT).scatter_add(1, first_U[which_BT][row], weight_QT)
+        known_BT = item_BT.clamp(max=num_items - 1)
+        inclination_QT, prior_QT = self.inclination[known_BT][row], prior_V[known_BT][row]
+        again_QT = self.again(score_QT, count_QT, inclination_QT, prior_QT)
+        key_P = base_B1[row[batch.pair_query_P], 0] + batch.pair_item_P
+        place_P = torch.searchsorted(key_U, key_P).clamp(max=len(key_U) - 1)
+        again_P = again_QT[batch.pair_query_P, first_U[place_P]]
+        return again_QT, again_P.masked_fill(key_U[place_P] != key_P, _ABSENT)
+
+
+def _each_with_its_rows(h_QD: Tensor, row_Q: Tensor, x_BTD: Tensor) -> Tensor:
+    """Dot products of each query with all of its row: (Q, T). Queries are ordered by row."""
+    count_B = torch.bincount(row_Q, minlength=len(x_BTD))
+    rank_Q = torch.arange(len(row_Q), device=row_Q.device) - (count_B.cumsum(0) - count_B)[row_Q]
+    h_BND = h_QD.new_zeros(len(x_BTD), int(count_B.max()), h_QD.shape[1])
+    h_BND = h_BND.index_put((row_Q, rank_Q), h_QD)
+    return (h_BND @ x_BTD.mT)[row_Q, rank_Q]
 
 
 class ItemHead(nn.Module):
@@ -205,36 +231,41 @@ class ItemHead(nn.Module):
         uniformly and weighted so that the partition sum is unbiased.
         """
         row, position = batch.query_row_Q, batch.query_position_Q
-        one_each = len(row) == len(batch.pair_item_P)  # next-item pairs: every query has its own
-        if one_each and not self.negatives and self.repeats is None:
-            found: Tensor = _CatalogueLoss.apply(  # type: ignore[no-untyped-call]  # torch leaves Function.apply untyped
-                self._direction(h_BSD[row, position]),
-                self._items(),
-                batch.pair_item_P,
-                1 / self.temperature,
-            )
-            return found
-        item_C, log_weight_C, column_V = self._candidates(batch, rng)
-        score_QC = self.score(h_BSD[row, position], item_C)
+        h_QD = self._direction(h_BSD[row, position])
+        item_C, bias_C, column_V = self._candidates(batch, rng)
+        table_CD = self._items() if item_C is None else F.normalize(self.table(item_C), dim=-1)
+        pair_h_PD = h_QD
+        if len(row) != len(batch.pair_item_P):  # else next-item pairs: every query has its own
+            pair_h_PD = F.embedding(batch.pair_query_P, h_QD)
+        wanted_P = (pair_h_PD * F.embedding(column_V[batch.pair_item_P], table_CD)).sum(-1)
+        extra_Q = None
         if self.repeats is not None:
-            item_QT = batch.item_BS[row]
-            span = torch.arange(item_QT.shape[1], device=item_QT.device)
-            visible_QT = (span <= position[:, None]) & (item_QT < self.num_items)
+            item_BTD = F.embedding(column_V[batch.item_BS], table_CD)
+            span = torch.arange(batch.item_BS.shape[1], device=row.device)
+            visible_QT = (span <= position[:, None]) & (batch.item_BS < self.num_items)[row]
             elapsed_QT = at_BS[row, position][:, None] - batch.time_BS[row]
-            weight_QT = self.repeats.weight(elapsed_QT, visible_QT)
-            score_QC = self.repeats.join(score_QC, weight_QT, column_V[item_QT], item_C, self.prior)
-        wanted_P = score_QC[batch.pair_query_P, column_V[batch.pair_item_P]]
-        total_Q = (score_QC if item_C is None else score_QC + log_weight_C).logsumexp(-1)
-        return (total_Q[batch.pair_query_P] - wanted_P).mean()
+            again_QT, again_P = self.repeats.of_events(
+                _each_with_its_rows(h_QD, row, item_BTD),
+                self.repeats.weight(elapsed_QT, visible_QT),
+                batch,
+                self.prior,
+            )
+            new_V = self.repeats.new_bias(self.prior)
+            wanted_P = torch.logaddexp(wanted_P + new_V[batch.pair_item_P], again_P)
+            extra_Q = again_QT.logsumexp(-1)
+            new_C = new_V if item_C is None else new_V[item_C]
+            bias_C = new_C if bias_C is None else new_C + bias_C
+        pairs_Q = torch.bincount(batch.pair_query_P, minlength=len(row)).to(h_QD.dtype)
+        weight_Q = pairs_Q / len(batch.pair_item_P)
+        return log_partition(h_QD, table_CD, weight_Q, bias_C, extra_Q) - wanted_P.mean()
 
     def _candidates(
         self, batch: Batch, rng: torch.Generator | None
-    ) -> tuple[Tensor | None, Tensor, Tensor]:
+    ) -> tuple[Tensor | None, Tensor | None, Tensor]:
         """Candidate items (None: all), their log weights, and the candidate that each item is."""
         device, count = batch.item_BS.device, self.num_items
         if not self.negatives:
-            column_V = torch.arange(count + 1, device=device).clamp(max=count - 1)
-            return None, torch.zeros(1, device=device), column_V
+            return None, None, torch.arange(count + 1, device=device).clamp(max=count - 1)
         here_V = torch.zeros(count + 1, dtype=torch.bool, device=device)
         here_V[batch.item_BS.reshape(-1)] = True
         here_V[batch.pair_item_P] = True
