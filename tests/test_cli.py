@@ -11,6 +11,7 @@ import tomllib
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +24,7 @@ from gistrec.cli._settings import TrainingSettings
 from gistrec.cli.train import train as train_verb
 from gistrec.events import Events, read
 from gistrec.measure import Rules
+from gistrec.testing.servers import valkey_server
 from gistrec.train import Model, Training
 
 LOG = "synthetic(users=30, items=60, length=40)"
@@ -510,6 +512,36 @@ def test_serve_serves_until_it_is_told_to_stop(model: Path, tmp_path):
         finally:
             server.send_signal(signal.SIGTERM)
     assert server.returncode == 0
+
+
+def test_two_servers_share_the_users_of_a_redis_store(model: Path, tmp_path):
+    """Also while the store is away and comes back."""
+    with valkey_server(tmp_path, "--appendfsync", "always") as valkey, ExitStack() as stack:
+        command = [sys.executable, "-m", "gistrec", "serve", "--model", model, "--port", "0"]
+        command += ["--store", f"{valkey.url}?timeout_s=0.1"]
+        urls = []
+        for _ in range(2):
+            server = stack.enter_context(
+                subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+            )
+            stack.callback(server.send_signal, signal.SIGTERM)
+            urls.append(server.stdout.readline().split()[3])
+
+        def post(url: str, item: int) -> dict[str, Any]:
+            body = json.dumps({"events": [{"item_id": item}]}).encode()
+            headers = {"Content-Type": "application/json"}
+            request = urllib.request.Request(f"{url}/v1/users/ann/events", body, headers)
+            with urllib.request.urlopen(request) as answer:
+                return json.load(answer)
+
+        assert [post(urls[n % 2], n)["length"] for n in range(4)] == [1, 2, 3, 4]
+        valkey.kill()
+        with pytest.raises(urllib.error.HTTPError) as caught:
+            post(urls[0], 4)
+        assert caught.value.code == 503
+        assert json.load(caught.value)["error"]["type"] == "StoreUnavailableError"
+        valkey.start()
+        assert post(urls[1], 5)["length"] == 5
 
 
 # ---- methods, demo ----

@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gistrec.errors import ConflictError, CorruptStateError, DataError
+from gistrec.errors import ConflictError, CorruptStateError, DataError, StateError
 from gistrec.integers import Ints
 from gistrec.log_blocks import REMEDY, Logged, LogHead, decode_block, joined
-from gistrec.stores import Entry, Put, StateStore
+from gistrec.stores import NUMBERED, Entry, Put, StateStore
 from gistrec.wire import check_user_id
 
 _HEADS = "h/"
@@ -133,16 +133,23 @@ class HistoryLog:
     def forget(self, user_id: str) -> bool:
         """Remove a user's history, damaged or not; whether there was one."""
         while (entry := self._store.get(_head_key(user_id))) is not None:
-            prefix = _block_key(user_id, "")
-            blocks = [k for k in self._store.keys(prefix) if k.removeprefix(prefix).isdigit()]
+            puts = [Put(_head_key(user_id), None, entry.version)]
+            puts += [Put(key, None) for key in self._block_keys(user_id, entry)]
             try:
-                self._store.put_many(
-                    [Put(_head_key(user_id), None, entry.version)] + [Put(k, None) for k in blocks]
-                )
+                self._store.put_many(puts)
             except ConflictError:
                 continue  # an event came in between
             return True
         return False
+
+    def _block_keys(self, user_id: str, entry: Entry) -> list[str]:
+        """Of all blocks of a user; where the head can't say, the store is searched."""
+        try:
+            head = _head_of(user_id, entry)
+        except StateError:
+            prefix = _block_key(user_id, "")
+            return [k for k in self._store.keys(prefix) if k.removeprefix(prefix).isdigit()]
+        return [_block_key(user_id, n) for n in range(head.num_blocks if head else 0)]
 
     def users(self) -> Iterator[str]:
         """The ids of all users who have a history, in byte order."""
@@ -154,7 +161,7 @@ def _head_key(user_id: str) -> str:
 
 
 def _block_key(user_id: str, number: int | str) -> str:
-    return f"b/{user_id}/{number}"
+    return f"{NUMBERED}{user_id}/{number}"
 
 
 def _head_of(user_id: str, entry: Entry | None) -> LogHead | None:

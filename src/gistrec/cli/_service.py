@@ -22,7 +22,14 @@ class Service:
     model: Path
     """Model folder, as `gistrec train` writes it."""
     store: str
-    """URL of the store: lmdb:///absolute/folder or lmdb://relative/folder."""
+    """URL of the store: lmdb:///absolute/folder, lmdb://relative/folder or redis://host:6379/0."""
+
+    @property
+    def shown_store(self) -> str:
+        """The URL without the password."""
+        from gistrec.stores import without_password
+
+        return without_password(self.store)
 
     def open(self) -> "Recommender":
         """The recommender; to be closed."""

@@ -26,7 +26,8 @@ def serve(
         model: Model folder, as `gistrec train` writes it.
         run: Instead of a model: run file of `gistrec plan`, for the model that it was measured on;
             its recipe is fitted if the model has none.
-        store: URL of the store; `ram://` forgets all users at the end, lmdb://folder keeps them.
+        store: URL of the store; `ram://` forgets all users at the end, lmdb://folder keeps them,
+            redis://host:6379/0 shares them between servers.
         host: Address to listen on.
         port: Port to listen on; 0 takes a free one.
         get: Answer one GET of this path, print its body and exit, without a socket.

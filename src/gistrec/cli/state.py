@@ -36,7 +36,7 @@ def build(*, service: Service, data: str, work: Work = Work()) -> None:
         )
     work.show(
         built._asdict(),
-        f"{built.users:,} users with {built.events:,} events stored in {service.store}, "
+        f"{built.users:,} users with {built.events:,} events stored in {service.shown_store}, "
         f"{built.kept:,} were there already",
     )
 
@@ -77,7 +77,7 @@ def show(user: str, /, *, service: Service, output: Output = Output()) -> None:
     with service.open() as recommender:
         found = recommender.describe(user)
     if found is None:
-        raise DataError(f"nothing is stored about user {user!r} in {service.store}")
+        raise DataError(f"nothing is stored about user {user!r} in {service.shown_store}")
     document = found._asdict()
     output.show(document, aligned([[name, str(value)] for name, value in document.items()], left=2))
 

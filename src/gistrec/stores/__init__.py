@@ -5,18 +5,27 @@ Subclass `StateStore`: `open`, `get_many`, `put_many`, `keys` and `close`.
 
 Keys are text of 1 to `MAX_KEY_BYTES` bytes in UTF-8. Versions of a key grow and are never used
 again, not even after the key was deleted: a writer that still holds an old version always fails.
+
+Keys of one group (`group_of`: `h/ann`, `s/ann`, `b/ann/0`) are written all or none and read as of
+one moment. Engines that spread keys over machines promise no more than that; the others promise it
+for all keys.
 """
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple, Self
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 from gistrec import registry
 from gistrec.errors import ConfigError, ConflictError, DataError
 
 MAX_KEY_BYTES = 511
 """The limit of lmdb, kept by all engines so that a log can move from one to another."""
+NUMBERED = "b/"
+"""Keys with this prefix end in a slash and a number, which is no part of their group."""
+_SAME_PROTOCOL = {"rediss": "redis", "valkey": "redis", "valkeys": "redis"}
+"""Schemes of an engine that other programs write, too."""
 
 
 class Entry(NamedTuple):
@@ -47,8 +56,8 @@ class StateStore(ABC):
 
     @classmethod
     @abstractmethod
-    def open(cls, path: str, **options: str) -> Self:
-        """Open by the URL's path and query options.
+    def open(cls, url: SplitResult, **options: str) -> Self:
+        """Open by the URL; its query comes as options.
 
         Raises:
             ConfigError: an option is unknown. StoreUnavailableError: it can't be opened.
@@ -56,17 +65,20 @@ class StateStore(ABC):
 
     @abstractmethod
     def get_many(self, keys: Sequence[str]) -> list[Entry | None]:
-        """The entries of several keys, in order, all as of one moment."""
+        """The entries of several keys, in order; those of one group as of one moment."""
 
     @abstractmethod
     def put_many(self, puts: Sequence[Put]) -> list[int]:
-        """Write a group of entries with different keys, all or none.
+        """Write entries with different keys, those of one group all or none.
 
         Returns:
             The new versions, in order; 0 where an entry was removed.
 
         Raises:
-            ConflictError: one of the expected versions is not the present one; nothing is written.
+            ConflictError: one of the expected versions is not the present one; nothing of its group
+                is written.
+            StoreUnavailableError: the store does not answer; the message says what is known of the
+                writes.
         """
 
     @abstractmethod
@@ -122,6 +134,17 @@ def key_bytes(key: str) -> bytes:
     return raw
 
 
+def group_of(key: str) -> str:
+    """What keys have in common that are written together: the part after the first slash.
+
+    >>> group_of("h/ann/1"), group_of("b/ann/1/7"), group_of("lone")
+    ('ann/1', 'ann/1', 'lone')
+    """
+    if key.startswith(NUMBERED):
+        return key.removeprefix(NUMBERED).rpartition("/")[0]
+    return key.partition("/")[2] or key
+
+
 def check_version(put: Put, present: int) -> None:
     """Compare-and-set: whether a write may go ahead when its key is at version `present`.
 
@@ -135,20 +158,39 @@ def check_version(put: Put, present: int) -> None:
         )
 
 
+def path_of(url: SplitResult) -> str:
+    """The folder or name that a URL without a host stands for."""
+    return unquote(url.netloc + url.path)
+
+
+def without_password(url: str) -> str:
+    """A URL as it may be shown: no user, no password.
+
+    >>> without_password("redis://ann:s/ecret@host:6379/0")
+    'redis://***@host:6379/0'
+    """
+    scheme, found, rest = url.partition("://")
+    hidden = re.sub(r".*@", "***@", rest if found else url, flags=re.DOTALL)
+    return f"{scheme}://{hidden}" if found else hidden
+
+
 def open_store(url: str) -> StateStore:
-    """Open a store by its URL: `ram://`, `lmdb:///absolute/path`, `lmdb://relative/path`.
+    """Open a store by its URL: `ram://`, `lmdb:///absolute/path`, `redis://host:6379/0`.
 
     Query options go to the engine: `lmdb:///path?sync=off`.
 
     Raises:
         ConfigError: not a URL of a known engine. StoreUnavailableError: it can't be opened.
     """
+    shown = without_password(url)
     scheme, found, _ = url.partition("://")
     if not found:
-        raise ConfigError(f"{url!r} is not a store URL: write ram:// or lmdb:///path/of/a/folder")
-    parts = urlsplit(url)
+        raise ConfigError(f"{shown!r} is not a store URL: write ram:// or lmdb:///path/of/a/folder")
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise ConfigError(f"{shown!r} is not a store URL: {error}") from None
     options: Mapping[str, str] = dict(parse_qsl(parts.query, keep_blank_values=True))
-    store: StateStore = registry.find("stores", scheme).open(
-        unquote(parts.netloc + parts.path), **options
-    )
+    engine = registry.find("stores", _SAME_PROTOCOL.get(scheme.lower(), scheme))
+    store: StateStore = engine.open(parts, **options)
     return store

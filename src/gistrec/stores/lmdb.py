@@ -26,11 +26,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from typing import Self
+from urllib.parse import SplitResult
 
 import lmdb
 
 from gistrec.errors import ConfigError, StoreError, StoreUnavailableError
-from gistrec.stores import Entry, Put, StateStore, check_version, key_bytes
+from gistrec.stores import Entry, Put, StateStore, check_version, key_bytes, path_of
 
 _SYNC = {"on": (True, False), "full": (True, True), "off": (False, False)}
 _UNITS = {"k": 10, "m": 20, "g": 30, "t": 40}
@@ -74,10 +75,13 @@ class Lmdb(StateStore):
         self._shared: _Environment | None = shared
 
     @classmethod
-    def open(cls, path: str, *, map_size: str = "64g", sync: str = "on", **unknown: str) -> Self:
+    def open(
+        cls, url: SplitResult, *, map_size: str = "64g", sync: str = "on", **unknown: str
+    ) -> Self:
         """Open a folder, once per process: later openers share the first one's environment."""
         if unknown:
             raise ConfigError(f"lmdb:// has no options {sorted(unknown)}: allowed: map_size, sync")
+        path = path_of(url)
         if not path:
             raise ConfigError("lmdb:// needs a folder: write lmdb:///absolute/path")
         if sync not in _SYNC:

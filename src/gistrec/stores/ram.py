@@ -12,9 +12,10 @@ import threading
 from collections.abc import Iterator, Sequence
 from itertools import count
 from typing import Self
+from urllib.parse import SplitResult
 
 from gistrec.errors import ConfigError
-from gistrec.stores import Entry, Put, StateStore, check_version, key_bytes
+from gistrec.stores import Entry, Put, StateStore, check_version, key_bytes, path_of
 
 
 class Ram(StateStore):
@@ -28,10 +29,11 @@ class Ram(StateStore):
         self._versions = count(1)  # one counter for all keys: no version comes twice
 
     @classmethod
-    def open(cls, path: str, **options: str) -> Self:
+    def open(cls, url: SplitResult, **options: str) -> Self:
         """Open the store of a name, or a private one if there is no name."""
         if options:
             raise ConfigError(f"ram:// has no options, given {sorted(options)}: leave them out")
+        path = path_of(url)
         store: Self = cls._named.setdefault(path, cls()) if path else cls()  # type: ignore[assignment]  # one class, never subclassed
         return store
 

@@ -81,15 +81,26 @@ class StoreTests:
         assert store.get("a") is not None
 
     def test_a_group_is_written_whole_or_not_at_all(self, store: StateStore) -> None:
-        version = store.put("b", b"old")
-        for bad in (Put("b", b"new", version + 1), Put("b", None, 0)):
+        keys = a, b, c = "h/ann/1", "s/ann/1", "b/ann/1/0"
+        version = store.put(b, b"old")
+        for bad in (Put(b, b"new", version + 1), Put(b, None, 0)):
             with pytest.raises(ConflictError):
-                store.put_many([Put("a", b"new"), bad, Put("c", b"new")])
-            assert store.get_many(["a", "b", "c"]) == [None, Entry(b"old", version), None]
-        versions = store.put_many([Put("a", b"1", 0), Put("b", None, version), Put("c", b"3")])
-        found = store.get_many(["a", "b", "c"])
+                store.put_many([Put(a, b"new"), bad, Put(c, b"new")])
+            assert store.get_many(keys) == [None, Entry(b"old", version), None]
+        versions = store.put_many([Put(a, b"1", 0), Put(b, None, version), Put(c, b"3")])
+        found = store.get_many(keys)
         assert found == [Entry(b"1", versions[0]), None, Entry(b"3", versions[2])]
         assert versions[1] == 0
+
+    def test_several_groups_at_once(self, store: StateStore) -> None:
+        puts = [Put(f"{kind}/{n}", b"%d" % n) for n in range(50) for kind in "hs"]
+        versions = store.put_many(puts)
+        entries = [Entry(p.blob or b"", v) for p, v in zip(puts, versions, strict=True)]
+        assert store.get_many([p.key for p in puts]) == entries
+        wrong = versions[14] + 1
+        with pytest.raises(ConflictError, match="'h/7' is at version"):
+            store.put_many([Put("h/7", b"lost", wrong), Put("s/7", b"lost"), Put("s/8", b"new")])
+        assert store.get_many(["h/7", "s/7"]) == entries[14:16]  # user 8's is another group
 
     def test_versions_are_not_used_again(self, store: StateStore) -> None:
         old = store.put("a", b"1")
@@ -146,18 +157,18 @@ class StoreTests:
         assert int(entry.blob) == rounds * workers
 
     def test_get_many_sees_one_moment(self, store: StateStore) -> None:
-        store.put_many([Put("a", b"0"), Put("b", b"0")])
+        store.put_many([Put("h/u", b"0"), Put("s/u", b"0")])
         done = threading.Event()
 
         def write() -> None:
             for n in range(300):
-                store.put_many([Put("a", b"%d" % n), Put("b", b"%d" % n)])
+                store.put_many([Put("h/u", b"%d" % n), Put("s/u", b"%d" % n)])
             done.set()
 
         thread = threading.Thread(target=write)
         thread.start()
         while not done.is_set():
-            a, b = store.get_many(["a", "b"])
+            a, b = store.get_many(["h/u", "s/u"])
             assert a is not None
             assert b is not None
             assert a.blob == b.blob
