@@ -7,6 +7,7 @@ namespace nb = nanobind;
 
 void bind_nearest(nb::module_& m);
 void bind_partition(nb::module_& m);
+void bind_step(nb::module_& m);
 
 NB_MODULE(_native, m) {
     m.doc() = "Compiled kernels; see gistrec.kernels.";
@@ -16,4 +17,5 @@ NB_MODULE(_native, m) {
     });
     bind_nearest(m);
     bind_partition(m);
+    bind_step(m);
 }

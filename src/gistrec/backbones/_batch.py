@@ -1,15 +1,17 @@
 """Tensors of several users as one batch.
 
-Shapes: M slots.
+Shapes: B users, S new events, M slots, T = M + S.
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from gistrec.state import UserState
+from gistrec.memories import Held, slot_axis
+from gistrec.state import UserState, positions
 
 
 def pad(rows: Sequence[Tensor], slots: int, *, fill: int = 0) -> Tensor:
@@ -25,11 +27,6 @@ def pad(rows: Sequence[Tensor], slots: int, *, fill: int = 0) -> Tensor:
     return out
 
 
-def batched(name: str, rows: Sequence[Tensor], slots: int) -> Tensor:
-    """One tensor of several users."""
-    return torch.stack(list(rows)) if name.startswith("fixed.") else pad(rows, slots)
-
-
 def next_position(state: UserState) -> int:
     """Where the event behind the slots stands in the history, evicted slots counted."""
     if "fixed.count" in state.tensors:
@@ -41,3 +38,91 @@ def next_position(state: UserState) -> int:
 def joined(tail: Tensor, new: np.ndarray) -> Tensor:
     """A state's tail followed by new events."""
     return torch.cat([tail, torch.from_numpy(np.ascontiguousarray(new, dtype=np.int64))])
+
+
+class Joined(NamedTuple):
+    """New events of several users behind their slots, filled up to one size."""
+
+    new: list[int]
+    """How many new events each user has; they come first."""
+    slots: int
+    """M: most slots that a user holds."""
+    item_BS: Tensor
+    time_BS: Tensor
+    at_BS: Tensor
+    query_BS: Tensor
+    """Positions of the new events."""
+    real_BS: Tensor
+    pos_BT: Tensor
+    """Positions of slots and new events."""
+    slot_real_BT: Tensor
+    time_BT: Tensor
+    item_BT: Tensor
+
+    def held(self, states: Sequence[UserState], layers: int) -> list[Held]:
+        """What each layer holds."""
+        out: list[Held] = []
+        for number in range(layers):
+            names = [n for n in states[0].tensors if n.endswith(f".{number}")]
+            found = {n: [s.tensors[n] for s in states] for n in names}
+            out.append(
+                {
+                    n.rpartition(".")[0]: torch.stack(rows)
+                    if n.startswith("fixed.")
+                    else pad(rows, self.slots)
+                    for n, rows in found.items()
+                }
+            )
+        return out
+
+    def added(self, after: Sequence[Held]) -> list[Held]:
+        """Each user's rows of new events, by name, on the CPU; `fixed.*` as a whole."""
+        out: list[Held] = [{} for _ in self.new]
+        for number, layer in enumerate(after):
+            for name, rows in layer.items():
+                rows_cpu, axis = rows.cpu(), slot_axis(rows)
+                for own, new, row in zip(out, self.new, rows_cpu, strict=True):
+                    whole = name.startswith("fixed.")
+                    own[f"{name}.{number}"] = (
+                        row.clone() if whole else row.narrow(axis, self.slots, new)
+                    )
+        return out
+
+
+def joined_batch(
+    states: Sequence[UserState],
+    items: Sequence[Tensor],
+    times: Sequence[Tensor],
+    at: Sequence[Tensor],
+    *,
+    filling: int,
+) -> Joined:
+    """New events, at least one each, as a batch; `filling` is the item of places without one."""
+    new, held_B = [len(i) for i in items], torch.tensor([s.num_slots for s in states])
+    size, slots = max(new), int(held_B.max())
+    query_BS = torch.tensor([next_position(s) for s in states])[:, None] + torch.arange(size)
+    held_real, real_BS = (
+        torch.arange(n) < count_B[:, None]
+        for n, count_B in ((slots, held_B), (size, torch.tensor(new)))
+    )
+    item_BS, time_BS = pad(items, size, fill=filling), pad(times, size)
+
+    def behind(name: str, new_BS: Tensor) -> Tensor:
+        nothing = torch.zeros(slots, dtype=torch.int64)
+        return torch.cat(
+            [pad([s.tensors.get(name, nothing) for s in states], slots), new_BS], dim=1
+        )
+
+    return Joined(
+        new,
+        slots,
+        item_BS,
+        time_BS,
+        pad(at, size),
+        query_BS,
+        real_BS,
+        torch.cat([pad([positions(s) for s in states], slots), query_BS], dim=1),
+        torch.cat([held_real, real_BS], dim=1),
+        behind("time", time_BS),
+        behind("item", item_BS),
+    )

@@ -9,6 +9,7 @@ append absorbs the tail and all new events but the last, and a score runs the ta
 keeping it. The append law then holds exactly, whatever the bias is a function of.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -16,19 +17,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gistrec.backbones import Backbone
-from gistrec.backbones._batch import batched, joined, next_position, pad
+from gistrec.backbones._absorbed import HINTS, Ran, grow
+from gistrec.backbones._batch import joined, joined_batch, next_position, pad
 from gistrec.backbones._blocks import ItemHead, position_bucket, time_bucket
+from gistrec.backbones._fused import Fused
 from gistrec.backbones._layer import Layer, Step
 from gistrec.dataset import Batch, History
-from gistrec.memories import Held, slot_axis
+from gistrec.memories import Held
 from gistrec.state import UserState, positions
 
 _CHUNK = 256
 """Events absorbed at once by an append: bounds the S x T attention matrix."""
 _CELLS = 24_000_000
 """Attention cells (B * H * S * T) computed at once by an append or score."""
-_FORGET = 2 ** (-1 / 16)
-"""Share of `hint.recent` that an event leaves."""
 
 
 class Causal(Backbone):
@@ -66,6 +67,14 @@ class Causal(Backbone):
         self.drops = not bool(self._reach(torch.arange(1 << 16), 1 << 16).all())
         named = {"item": reads_items, "time": reads_times, "pos": self.drops}
         self.keeps = tuple(name for name, kept in named.items() if kept)
+        self._fused = Fused(
+            self,
+            self._layers(),
+            num_heads=num_heads,
+            table=self.head.table,
+            scale=math.sqrt(width),
+            uses_time=uses_time,
+        )
 
     def set_popularity(self, count_V: Tensor) -> None:
         """Give the event counts by which users without a history are served."""
@@ -100,7 +109,7 @@ class Causal(Backbone):
         if any(name.startswith("fixed.") for name in tensors):
             tensors["fixed.count"] = torch.zeros(1, dtype=torch.int64)
         if hints and self._with_slots:
-            paid = dict.fromkeys(_PAID, torch.zeros(0))
+            paid = dict.fromkeys(HINTS, torch.zeros(0))
             tensors |= ({} if "item" in tensors else {"hint.item": nothing}) | paid
         tensors |= {"tail.item": nothing, "tail.time": nothing}
         return UserState(tensors, 0, self.fingerprint())
@@ -234,99 +243,99 @@ class Causal(Backbone):
             after.append(rows)
         return x_BQD[:, : x_BSD.shape[1]], after
 
-    def _continue(
+    def _through(
         self,
         states: Sequence[UserState],
-        item_BS: Tensor,
-        time_BS: Tensor,
-        at_BS: Tensor,
-        new_B: Tensor,
+        items: Sequence[Tensor],
+        times: Sequence[Tensor],
+        at: Sequence[Tensor],
         *,
+        outputs: bool = True,
         note: bool = False,
-    ) -> tuple[Tensor, list[Held], Tensor, Tensor, Tensor | None]:
-        """Run `new_B` events of each user behind its slots.
+    ) -> list[Ran]:
+        """Run new events, at least one each, behind the users' slots.
 
-        Returns the outputs (B, S, D), what each layer then holds, the slots' times and which of
-        them are real (B, T), and if asked for the attention that slots received (B, S, T). States
-        live on the CPU; the outputs are where the weights are.
+        Args:
+            states: B states.
+            items: Of each user's events, (S,).
+            times: Their times.
+            at: The times of their queries.
+            outputs: Whether outputs are wanted, or only what layers then hold.
+            note: Whether the attention that slots receive is wanted.
         """
-        size = item_BS.shape[1]
-        held_B = torch.tensor([s.num_slots for s in states])
-        slots = int(held_B.max())
-        query_BS = torch.tensor([next_position(s) for s in states])[:, None] + torch.arange(size)
-        pos_BT = torch.cat([pad([positions(s) for s in states], slots), query_BS], dim=1)
-        held_real, new_real = (
-            torch.arange(n) < count_B[:, None] for n, count_B in ((slots, held_B), (size, new_B))
-        )
-        real_BT = torch.cat([held_real, new_real], dim=1)
-        time_BT, item_BT = time_BS, item_BS
-        if "time" in self.keeps:
-            time_BT = torch.cat([pad([s.tensors["time"] for s in states], slots), time_BS], dim=1)
-        if "item" in self.keeps:
-            item_BT = torch.cat([pad([s.tensors["item"] for s in states], slots), item_BS], dim=1)
-        alike = bool((pos_BT == pos_BT[:1]).all())  # then one user's distances are everybody's
+        if not states:
+            return []
+        if (stack := self._fused.stack()) is None:
+            return self._batched(states, items, times, at, note=note)
+        found = self._fused.run(stack, states, items, times, at, outputs=outputs, note=note)
+        names = [f"{n}.{k}" for k in range(len(self.layers)) for n in "kv"]
+        return [Ran(s.out_D, dict(zip(names, s.rows, strict=True)), s.received_ST) for s in found]
+
+    def _batched(
+        self,
+        states: Sequence[UserState],
+        items: Sequence[Tensor],
+        times: Sequence[Tensor],
+        at: Sequence[Tensor],
+        *,
+        note: bool,
+    ) -> list[Ran]:
+        """All users at once, filled up to one size; runs where the weights are."""
+        batch = joined_batch(states, items, times, at, filling=self.num_items)
+        alike = bool((batch.pos_BT == batch.pos_BT[:1]).all())  # one user's distances: everybody's
         some = slice(0, 1 if alike else None)
-        where = (query_BS[some], pos_BT[some], at_BS, time_BT, item_BT, real_BT, new_real)
+        where = (
+            batch.query_BS[some],
+            batch.pos_BT[some],
+            batch.at_BS,
+            batch.time_BT if "time" in self.keeps else batch.time_BS,
+            batch.item_BT if "item" in self.keeps else batch.item_BS,
+            batch.slot_real_BT,
+            batch.real_BS,
+        )
         step = self._step(*(t.to(self.device) for t in where))
         if note:
-            step.received_BST = torch.zeros(len(states), size, slots + size, device=self.device)
-        held = []
-        for number in range(len(self.layers)):
-            names = [n for n in states[0].tensors if n.endswith(f".{number}")]
-            rows = {n: batched(n, [s.tensors[n] for s in states], slots) for n in names}
-            held.append({n.rpartition(".")[0]: r.to(self.device) for n, r in rows.items()})
-        x_BSD, after = self._run(self.head.embed(item_BS.to(self.device)), held, step)
-        after = [{n: rows.cpu() for n, rows in layer.items()} for layer in after]
-        received = None if step.received_BST is None else step.received_BST.cpu()
-        return x_BSD, after, time_BT, real_BT, received
+            size = (len(states), *batch.item_BS.shape[1:], batch.pos_BT.shape[1])
+            step.received_BST = torch.zeros(size, device=self.device)
+        held = [
+            {n: rows.to(self.device) for n, rows in layer.items()}
+            for layer in batch.held(states, len(self.layers))
+        ]
+        x_BSD, after = self._run(self.head.embed(batch.item_BS.to(self.device)), held, step)
+        out = []
+        for b, rows in enumerate(batch.added(after)):
+            received = None
+            if step.received_BST is not None:
+                received = step.received_BST[b].cpu()[: batch.new[b], batch.slot_real_BT[b]]
+            out.append(Ran(x_BSD[b, batch.new[b] - 1], rows, received))
+        return out
 
     def _absorb(self, states: Sequence[UserState], events: Sequence[History]) -> list[UserState]:
         """States with at least one new event each, absorbed in one go."""
         pairs = list(zip(states, events, strict=True))
         items = [joined(s.tensors["tail.item"], e.item_index) for s, e in pairs]
         times = [joined(s.tensors["tail.time"], e.timestamp) for s, e in pairs]
-        new_B = torch.tensor([len(i) - 1 for i in items])
-        size = int(new_B.max())
-        slots = max(s.num_slots for s in states)
-        after: list[Held] = []
-        paid_BKT = None
-        if size:
-            item_BS = pad([i[:-1] for i in items], size, fill=self.num_items)
-            time_BS = pad([t[:-1] for t in times], size)
-            at_BS = pad([t[1:] if self.request_time else t[:-1] for t in times], size)
-            note = any(name in s.tensors for s in states for name in _PAID)
-            _, after, _, _, received = self._continue(
-                states, item_BS, time_BS, at_BS, new_B, note=note
-            )
-            paid_BKT = None if received is None else _paid(received, new_B)
+        whole = [n for n, i in enumerate(items) if len(i) > 1]  # the others' event only waits
+        ran = self._through(
+            [states[n] for n in whole],
+            [items[n][:-1] for n in whole],
+            [times[n][:-1] for n in whole],
+            [times[n][1:] if self.request_time else times[n][:-1] for n in whole],
+            outputs=False,
+            note=any(name in s.tensors for s in states for name in HINTS),
+        )
+        grown = {
+            n: self._within_reach(grow(states[n], items[n][:-1], times[n][:-1], found))
+            for n, found in zip(whole, ran, strict=True)
+        }
         out = []
-        for b, (state, event) in enumerate(pairs):
-            new = int(new_B[b])
-            item, time = items[b], times[b]
-            tensors = dict(state.tensors)
-            fresh = {"item": item[:-1], "hint.item": item[:-1], "time": time[:-1]}
-            fresh["pos"] = next_position(state) + torch.arange(new)
-            for name in fresh.keys() & tensors.keys():
-                tensors[name] = torch.cat([tensors[name], fresh[name]])
-            for place, (name, left) in enumerate(_PAID.items()):
-                if name in tensors and new and paid_BKT is not None:
-                    before_M = state.hint(name) * left**new
-                    paid_T = paid_BKT[b, place]
-                    there, fresh_S = paid_T[: len(before_M)], paid_T[slots : slots + new]
-                    tensors[name] = torch.cat([before_M + there, fresh_S])
-            for number, held in enumerate(after):
-                for name, rows in held.items():
-                    whole = f"{name}.{number}"
-                    if name.startswith("fixed."):
-                        tensors[whole] = rows[b].clone()
-                    else:
-                        axis = slot_axis(rows)
-                        added = rows[b].narrow(axis, slots, new)
-                        tensors[whole] = torch.cat([tensors[whole], added], dim=axis)
-            if "fixed.count" in tensors:
-                tensors["fixed.count"] = tensors["fixed.count"] + new
-            tensors["tail.item"], tensors["tail.time"] = item[-1:].clone(), time[-1:].clone()
-            out.append(self._within_reach(state.replace(tensors, length=state.length + len(event))))
+        for n, (state, event) in enumerate(pairs):
+            tensors = dict(grown.get(n, state).tensors)
+            tensors["tail.item"], tensors["tail.time"] = (
+                items[n][-1:].clone(),
+                times[n][-1:].clone(),
+            )
+            out.append(state.replace(tensors, length=state.length + len(event)))
         return out
 
     def _within_reach(self, state: UserState) -> UserState:
@@ -338,22 +347,28 @@ class Causal(Backbone):
     def _score(
         self, states: Sequence[UserState], item_C: Tensor | None, times: Sequence[int | None]
     ) -> Tensor:
-        item_B1 = torch.stack([s.tensors["tail.item"][-1:] for s in states])
-        time_B1 = torch.stack([s.tensors["tail.time"][-1:] for s in states])
-        at_B1 = time_B1
-        if self.request_time:
-            known = torch.tensor([[-1 if t is None else t] for t in times])
-            at_B1 = torch.maximum(known, time_B1)  # a request is never before the newest event
-        one = torch.ones(len(states), dtype=torch.int64)
-        x_BSD, _, time_BT, real_BT, _ = self._continue(states, item_B1, time_B1, at_B1, one)
+        items = [s.tensors["tail.item"][-1:] for s in states]
+        newest = [s.tensors["tail.time"][-1:] for s in states]
+        at = newest
+        if self.request_time:  # a request is never before the newest event
+            at = [
+                time_1 if time is None else time_1.clamp(min=time)
+                for time, time_1 in zip(times, newest, strict=True)
+            ]
+        ran = self._through(states, items, newest, at)
         item_C = None if item_C is None else item_C.to(self.device)
-        score_BC = self.head.score(x_BSD[:, -1], item_C)
+        score_BC = self.head.score(torch.stack([r.out_D for r in ran]), item_C)
         if self.head.repeats is None:
             return score_BC.cpu()
-        slots = real_BT.shape[1] - 1
-        item_BT = torch.cat([pad([s.tensors["item"] for s in states], slots), item_B1], dim=1)
+        count_B = torch.tensor([s.num_slots + 1 for s in states])
+        slots = int(count_B.max())
+        item_BT, time_BT = (
+            pad([torch.cat([s.tensors[name], new[b]]) for b, s in enumerate(states)], slots)
+            for name, new in (("item", items), ("time", newest))
+        )
+        real_BT = torch.arange(slots) < count_B[:, None]
         weight_BT = self.head.repeats.weight(
-            (at_B1 - time_BT).to(self.device), real_BT.to(self.device)
+            (torch.stack(at) - time_BT).to(self.device), real_BT.to(self.device)
         )
         column_BT, prior = item_BT.to(self.device), self.head.prior
         if item_C is None:
@@ -364,17 +379,6 @@ class Causal(Backbone):
         wide_BC, wide_C = F.pad(score_BC, (0, 1)), F.pad(item_C, (0, 1))
         both = self.head.repeats.join(wide_BC, weight_BT, column_V[column_BT], wide_C, prior)
         return both[:, :-1].cpu()
-
-
-_PAID = {"hint.total": 1.0, "hint.recent": _FORGET, "hint.last": 0.0}
-"""Attention that a slot received, by the share of it that every further event leaves."""
-
-
-def _paid(received_BST: Tensor, new_B: Tensor) -> Tensor:
-    """What the new events' queries add to each of `_PAID`: (B, 3, T)."""
-    age_BS = new_B[:, None] - 1 - torch.arange(received_BST.shape[1])
-    weight_KBS = torch.stack([left ** age_BS.clamp(min=0).float() for left in _PAID.values()])
-    return torch.einsum("kbs,bst->bkt", weight_KBS * (age_BS >= 0), received_BST)
 
 
 def _has_slots(layer: Layer) -> bool:

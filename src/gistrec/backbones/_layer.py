@@ -10,6 +10,7 @@ from abc import abstractmethod
 import torch
 from torch import Tensor, nn
 
+from gistrec.kernels import step as kernel
 from gistrec.memories import Context, Held, Memory, Reader
 
 
@@ -50,6 +51,10 @@ class Layer(nn.Module):
     @abstractmethod
     def empty(self) -> Held:
         """What is held before the first event, for one user."""
+
+    def packed(self) -> kernel.Layer | None:
+        """Its weights for the compiled step; None: it has no compiled form."""
+        return None
 
     def reach(self, position_M: Tensor, following: int) -> Tensor:
         """Of a layer that holds slots: which of them a query at `following` or later may read."""

@@ -23,6 +23,7 @@ from gistrec.backbones._blocks import POSITION_BUCKETS, TIME_BUCKETS, RelativeBi
 from gistrec.backbones._causal import Causal
 from gistrec.backbones._layer import MemoryLayer, Step, StepReader
 from gistrec.errors import ConfigError
+from gistrec.kernels import step as kernel
 from gistrec.memories import Held, Size
 from gistrec.registry import Spec
 
@@ -56,6 +57,16 @@ class _HSTULayer(MemoryLayer):
         self.time = RelativeBias(num_heads, TIME_BUCKETS)
         self.out = nn.Linear(width, width)
         self.dropout = nn.Dropout(dropout)
+
+    def packed(self) -> kernel.Layer | None:
+        """With a memory of whole rows."""
+        if (rows := self.memory.rows()) is None:
+            return None
+        groups, project = rows
+        parts = kernel.norm(self.norm_in) + kernel.linear(self.gate_query, project)
+        parts += kernel.norm(self.norm_out) + kernel.linear(self.out)
+        parts += kernel.table(self.position.table) + kernel.table(self.time.table)
+        return kernel.Layer("silu", groups, _N, parts)
 
     def forward(self, x_BQD: Tensor, held: Held | None, step: Step) -> tuple[Tensor, Held]:
         n_BQD = self.norm_in(x_BQD)

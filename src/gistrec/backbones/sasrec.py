@@ -21,6 +21,7 @@ from gistrec.backbones._blocks import POSITION_BUCKETS, RelativeBias
 from gistrec.backbones._causal import Causal
 from gistrec.backbones._layer import MemoryLayer, Step, StepReader
 from gistrec.errors import ConfigError
+from gistrec.kernels import step as kernel
 from gistrec.memories import Held, Size
 from gistrec.registry import Spec
 
@@ -65,6 +66,17 @@ class _SASRecLayer(MemoryLayer):
         self.position = RelativeBias(size.num_heads, POSITION_BUCKETS)
         self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
         self.dropout = nn.Dropout(dropout)
+
+    def packed(self) -> kernel.Layer | None:
+        """With a memory of whole rows."""
+        if (rows := self.memory.rows()) is None:
+            return None
+        groups, project = rows
+        parts = kernel.norm(self.norm_in) + kernel.linear(self.query, project)
+        parts += kernel.linear(self.out) + kernel.norm(self.norm_mid)
+        parts += kernel.linear(self.up) + kernel.linear(self.down)
+        parts += kernel.table(self.position.table)
+        return kernel.Layer("softmax", groups, 1, parts)
 
     def forward(self, x_BQD: Tensor, held: Held | None, step: Step) -> tuple[Tensor, Held]:
         size = self.memory.size

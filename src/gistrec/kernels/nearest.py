@@ -33,13 +33,13 @@ class Codebook:
         """Code of the codeword nearest to each row, the lowest of equally near ones: (M,)."""
         codes_M = np.empty(len(rows_MW), np.int64)
         if kernels.native():
-            from gistrec import _native
+            from gistrec._native import nearest
 
             rows_MW = np.ascontiguousarray(rows_MW)
             words_WC, bias_C = self._columns
             arrays = (rows_MW, words_WC, bias_C, codes_M)
             shape = (len(rows_MW), words_WC.shape[1], words_WC.shape[0])
-            _native.nearest([a.ctypes.data for a in arrays], shape)
+            nearest([a.ctypes.data for a in arrays], shape)
             return codes_M
         for start in range(0, len(rows_MW), _BLOCK):
             block = slice(start, start + _BLOCK)

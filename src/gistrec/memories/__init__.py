@@ -124,6 +124,14 @@ class Memory(nn.Module, ABC):
         self.size = size
         self.activation: nn.Module = nn.SiLU() if size.silu else nn.Identity()
 
+    def rows(self) -> tuple[int, nn.Linear] | None:
+        """Of a memory that does nothing but keep whole rows and read them all.
+
+        How many heads of keys and values it keeps, as `k` and `v`, and what makes them, keys first
+        (`gistrec.kernels.step` then reads them in place); None: it does more.
+        """
+        return None
+
     @abstractmethod
     def write(self, x_BSD: Tensor) -> Held:
         """What S events leave behind, by name."""

@@ -22,6 +22,10 @@ class Full(Memory):
         super().__init__(size)
         self.project = nn.Linear(size.width, 2 * size.width)
 
+    def rows(self) -> tuple[int, nn.Linear]:
+        """All that there is."""
+        return self.size.num_heads, self.project
+
     def write(self, x_BSD: Tensor) -> Held:
         """`k` and `v`, each (B, H, S, K)."""
         k_BSD, v_BSD = self.activation(self.project(x_BSD)).chunk(2, dim=-1)

@@ -40,6 +40,10 @@ class GQA(Memory):
         self.groups = groups
         self.project = nn.Linear(size.width, 2 * groups * size.head_dim)
 
+    def rows(self) -> tuple[int, nn.Linear]:
+        """All that there is."""
+        return self.groups, self.project
+
     def write(self, x_BSD: Tensor) -> Held:
         """`k` and `v`, each (B, G, S, K)."""
         k_BSE, v_BSE = self.activation(self.project(x_BSD)).chunk(2, dim=-1)

@@ -28,6 +28,10 @@ class MQA(Memory):
         super().__init__(size)
         self.project = nn.Linear(size.width, 2 * size.head_dim)
 
+    def rows(self) -> tuple[int, nn.Linear]:
+        """All that there is."""
+        return 1, self.project
+
     def write(self, x_BSD: Tensor) -> Held:
         """`k` and `v`, each (B, 1, S, K)."""
         k_BSK, v_BSK = self.activation(self.project(x_BSD)).chunk(2, dim=-1)
