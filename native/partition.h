@@ -11,6 +11,7 @@ struct Partition {
     const float *h, *table, *bias, *extra, *weight;
     float *grad_h, *grad_table, *grad_bias, *grad_extra;
     long queries, candidates, width;
+    bool rounded;  // whether factors may be rounded to bfloat16, where that is faster
 };
 
 GISTREC_DECLARE(double, log_partition, (const Partition&))

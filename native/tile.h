@@ -27,9 +27,9 @@ typedef float unaligned __attribute__((vector_size(4 * W), aligned(4), may_alias
 inline vec load(const float* p) { return *reinterpret_cast<const unaligned*>(p); }
 inline void store(float* p, vec x) { *reinterpret_cast<unaligned*>(p) = x; }
 inline vec all(float x) { return x - vec{}; }
-inline vec select(veci mask, vec yes, vec no) { return (vec)((mask & (veci)yes) | (~mask & (veci)no)); }
-inline vec larger(vec a, vec b) { return select(a < b, b, a); }  // NaN of a stays
-inline vec smaller(vec a, vec b) { return select(a > b, b, a); }
+inline vec select(veci mask, vec yes, vec no) { return mask ? yes : no; }
+inline vec larger(vec a, vec b) { return a < b ? b : a; }  // NaN of a stays
+inline vec smaller(vec a, vec b) { return a > b ? b : a; }
 inline long rounded(long n) { return (n + W - 1) / W * W; }
 
 inline float sum(vec x) {
@@ -44,22 +44,21 @@ inline float largest(vec x) {
     return found;
 }
 
-// Relative error below 2e-7 from -87 to 88, where arguments are cut off: 2^n e^r, |r| <= log(2) / 2,
-// e^r by Chebyshev interpolation of degree 6.
+// Relative error below 3e-7 from -87 to 88, where arguments are cut off: 2^n e^r, |r| <= log(2) / 2,
+// e^r by Chebyshev interpolation of degree 5. Adding 1.5 * 2^23 rounds to a whole number, which is
+// then in the lowest bits.
 inline vec exp(vec x) {
     x = smaller(larger(x, all(-87.0f)), all(88.0f));
-    vec scaled = x * 1.44269504f;
-    veci n = __builtin_convertvector(scaled + select(x < all(0.0f), all(-0.5f), all(0.5f)), veci);
-    vec whole = __builtin_convertvector(n, vec);
-    vec r = (x - whole * 0.693359375f) + whole * 2.12194440e-4f;
-    vec y = all(0.00139421597f);
-    y = y * r + 0.00837596785f;
-    y = y * r + 0.0416663401f;
-    y = y * r + 0.166664049f;
-    y = y * r + 0.5f;
+    const vec shifted = x * 1.44269504f + 12582912.0f;
+    const vec whole = shifted - 12582912.0f;
+    const vec r = (x - whole * 0.693359375f) + whole * 2.12194440e-4f;
+    vec y = all(0.00836922042f);
+    y = y * r + 0.0419180095f;
+    y = y * r + 0.166665047f;
+    y = y * r + 0.499988645f;
     y = y * r + 1.0f;
-    y = y * r + 1.0f;
-    return y * (vec)((n + 127) << 23);
+    y = y * r + 1.00000012f;
+    return y * (vec)(((veci)shifted << 23) + (127 << 23));
 }
 
 // c += a b for R rows and C vectors of columns; element (r, k) of a stands at r * row + k * step.

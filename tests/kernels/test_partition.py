@@ -92,3 +92,19 @@ def test_a_diverged_model_is_not_hidden():
             torch.full((2, 4), torch.nan), torch.ones(3, 4), torch.ones(2), None, None
         )
         assert total.isnan()
+
+
+@pytest.mark.skipif(not kernels.available("native"), reason="no compiled core")
+@pytest.mark.parametrize(("queries", "candidates", "width"), [(130, 801, 64), (37, 333, 23)])
+def test_rounded_factors_change_little(monkeypatch, queries, candidates, width):
+    monkeypatch.setattr(partition, "_LARGE", 0)
+    rng = torch.Generator().manual_seed(0)
+    h = 20 * F.normalize(torch.randn(queries, width, generator=rng), dim=-1)
+    table = F.normalize(torch.randn(candidates, width, generator=rng), dim=-1)
+    weight, bias = torch.rand(queries, generator=rng), torch.randn(candidates, generator=rng)
+    extra = 10 + torch.randn(queries, generator=rng)
+    total, gradients = partition._native(h, table, weight, bias, extra)
+    wanted, *wanted_gradients = reference(h, table, weight, bias, extra)
+    torch.testing.assert_close(total.double(), wanted, rtol=1e-3, atol=0)
+    for found, exact in zip(gradients, wanted_gradients, strict=True):
+        assert (found - exact).norm() < 0.01 * exact.norm()

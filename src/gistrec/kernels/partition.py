@@ -1,8 +1,12 @@
 """Logarithms of softmax partition sums over many candidates, without the matrix of logits.
 
+Processors that multiply bfloat16 do so where the problem is large: logits up to 20 are then off by
+0.02 or so either way, gradients by 0.3 %, and products take half the time. Sums are float32.
+
 Shapes: Q queries, C candidates, D width.
 """
 
+import math
 from typing import Any
 
 import torch
@@ -11,6 +15,8 @@ from torch import Tensor
 from gistrec import kernels
 
 _ROWS = 256
+_LARGE = 100_000_000
+"""Multiplications of one product from which factors may be rounded."""
 
 
 def log_partition(
@@ -73,7 +79,8 @@ def _native(
     gradients = [None if t is None else torch.empty_like(t) for t in given[:4]]
     address = [0 if t is None else t.data_ptr() for t in given + gradients]
     shape = (len(h_QD), len(table_CD), table_CD.shape[1])
-    return h_QD.new_tensor(compiled(address, shape)), tuple(gradients)
+    total = compiled(address, shape, math.prod(shape) >= _LARGE)
+    return h_QD.new_tensor(total), tuple(gradients)
 
 
 def _eager(
