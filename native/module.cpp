@@ -5,6 +5,7 @@
 
 namespace nb = nanobind;
 
+void bind_attention(nb::module_& m);
 void bind_nearest(nb::module_& m);
 void bind_partition(nb::module_& m);
 void bind_step(nb::module_& m);
@@ -15,6 +16,7 @@ NB_MODULE(_native, m) {
         static const char* names[] = {"portable", "avx2", "avx512"};
         return names[gistrec::level()];
     });
+    bind_attention(m);
     bind_nearest(m);
     bind_partition(m);
     bind_step(m);

@@ -7,7 +7,24 @@ from collections.abc import Sequence
 
 def instruction_set() -> str: ...
 def nearest(addresses: Sequence[int], shape: Sequence[int]) -> None: ...
-def log_partition(address: Sequence[int], shape: tuple[int, int, int]) -> float: ...
+def log_partition(address: Sequence[int], shape: tuple[int, int, int], rounded: bool) -> float: ...
+def attend(
+    address: Sequence[int],
+    strides: Sequence[int],
+    sizes: Sequence[int],
+    scale: float,
+    after: float,
+    softmax: bool,
+) -> None: ...
+def attend_backward(
+    address: Sequence[int],
+    strides: Sequence[int],
+    sizes: Sequence[int],
+    scale: float,
+    after: float,
+    softmax: bool,
+) -> None: ...
+def time_buckets(address: Sequence[int], shape: Sequence[int]) -> None: ...
 def step(
     address: Sequence[int],
     shape: tuple[int, int, int, int, int],

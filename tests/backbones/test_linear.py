@@ -34,11 +34,9 @@ def test_a_query_reads_the_mean_value_of_all_events_before_it(decay: bool):
     step = Step(
         span[None],
         span[None],
-        lag_SS[None] >= 0,
+        torch.ones(1, 1, dtype=torch.bool),
         torch.ones(1, 150, dtype=torch.bool),
         None,
-        position_BQT=lag_SS[None],
-        time_BQT=None,
     )
     q, k, v = (memories.heads(p, 2) for p in layer.project(x_BSD).chunk(3, dim=-1))
     forgotten = torch.tensor([1 / 4, 1 / 256])[:, None, None] * lag_SS if decay else 0 * lag_SS

@@ -35,10 +35,7 @@ def test_chunks_equal_the_recurrence_event_by_event():
     layer = backbones.build("ssm(width=6, states=3)", num_items=5).layers[0].eval()
     x_BSD, span = torch.randn(2, 70, 6), torch.arange(70)
     real_BS = span < torch.tensor([[70], [41]])
-    lag_SS = span[None, :, None] - span
-    step = Step(
-        span[None], span[None], lag_SS >= 0, real_BS, None, position_BQT=lag_SS, time_BQT=None
-    )
+    step = Step(span[None], span[None], torch.ones(1, 1, dtype=torch.bool), real_BS, None)
     y_BSD, held = layer.mix(x_BSD, layer.empty() | {"fixed.z": torch.zeros(2, 6, 6)}, step)
     rate = layer.log_rate.exp()
     a_DN = (torch.complex(-rate, rate * layer.turn)).exp()

@@ -28,7 +28,7 @@ class TestSASRecCBSA(StateTests):
 def context_of(users, events, queries=1):
     position = torch.arange(events)[None]
     real = torch.ones(users, events, dtype=torch.bool)
-    return Context(position.repeat(1, queries), position, torch.ones(1, 1, 1) > 0, real, None)
+    return Context(position.repeat(1, queries), position, torch.ones(1, 1) > 0, real, None)
 
 
 def test_what_is_read_follows_the_formula():

@@ -41,6 +41,15 @@ def time_bucket(elapsed: Tensor) -> Tensor:
     return elapsed.float().clamp_(1, 2.3e8).log_().div_(0.301).int()
 
 
+@cache
+def first_seconds() -> Tensor:
+    """The least seconds of every time bucket that there is: (64,) int32, as `time_bucket` says."""
+    around = [math.exp(0.301 * n) for n in range(TIME_BUCKETS - 1)]
+    near = [torch.arange(int(x * 0.999995) - 1, int(x * 1.000005) + 3) for x in around]
+    found = [s[time_bucket(s) >= n][0] for n, s in enumerate(near)]
+    return torch.stack(found).clamp(min=1).int()
+
+
 class _Lookup(torch.autograd.Function):
     """table_HN[:, bucket]; the gradient is a histogram, many times faster than index_put on CPU."""
 
@@ -73,6 +82,10 @@ class RelativeBias(nn.Module):
     def forward(self, bucket_BST: Tensor) -> Tensor:
         """(B, H, S, T)."""
         return _looked_up(self.table, bucket_BST).transpose(0, 1)
+
+    def of(self, bucket: Tensor) -> Tensor:
+        """(H, ...) of any buckets."""
+        return _looked_up(self.table, bucket)
 
 
 class Repeats(nn.Module):

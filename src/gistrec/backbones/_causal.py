@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from gistrec.backbones import Backbone
 from gistrec.backbones._absorbed import HINTS, Ran, grow
 from gistrec.backbones._batch import joined, joined_batch, next_position, pad
-from gistrec.backbones._blocks import ItemHead, position_bucket, time_bucket
+from gistrec.backbones._blocks import ItemHead
 from gistrec.backbones._fused import Fused
 from gistrec.backbones._layer import Layer, Step
 from gistrec.dataset import Batch, History
@@ -218,17 +218,8 @@ class Causal(Backbone):
     ) -> Step:
         each = (1, 1 + self.suffix)
         query_BQ, at_BQ = query_BS.repeat(each), at_BS.repeat(each)
-        distance_BQT = query_BQ[:, :, None] - slot_BT[:, None, :]
-        elapsed = time_bucket(at_BQ[:, :, None] - time_BT[:, None, :]) if self.uses_time else None
-        return Step(
-            query_BQ,
-            slot_BT,
-            (distance_BQT >= 0) & slot_real_BT[:, None, :],
-            real_BS,
-            item_BT,
-            position_BQT=position_bucket(distance_BQT),
-            time_BQT=elapsed,
-        )
+        times = (at_BQ, time_BT) if self.uses_time else None
+        return Step(query_BQ, slot_BT, slot_real_BT, real_BS, item_BT, times=times)
 
     def _run(
         self, x_BSD: Tensor, held: Sequence[Held] | None, step: Step

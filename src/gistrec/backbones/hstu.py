@@ -33,8 +33,10 @@ _N = 128.0
 class _Reader(StepReader):
     """Sums weighted by SiLU."""
 
-    def read(
-        self, q_BHQK: Tensor, k_BHTK: Tensor, v_BHTV: Tensor, visible: Tensor | None = None
+    softmax = False
+
+    def read_eagerly(
+        self, q_BHQK: Tensor, k_BHTK: Tensor, v_BHTV: Tensor, visible: Tensor | None
     ) -> Tensor:
         score_BHQT = q_BHQK @ k_BHTK.transpose(-1, -2) + self.bias_BHQT
         a_BHQT = F.silu(score_BHQT) * self.seen(visible)
@@ -71,11 +73,9 @@ class _HSTULayer(MemoryLayer):
     def forward(self, x_BQD: Tensor, held: Held | None, step: Step) -> tuple[Tensor, Held]:
         n_BQD = self.norm_in(x_BQD)
         u_BQD, q_BQD = F.silu(self.gate_query(n_BQD)).chunk(2, dim=-1)
-        bias_BHQT = self.position(step.position_BQT)
-        if step.time_BQT is not None:
-            bias_BHQT = bias_BHQT + self.time(step.time_BQT)
         q_BHQK = memories.heads(q_BQD, self.memory.size.num_heads)
-        y_BHQK, held = self.memory.attend(n_BQD, q_BHQK, held, _Reader(step, bias_BHQT))
+        reader = _Reader(step, self.position, self.time, after=1 / _N)
+        y_BHQK, held = self.memory.attend(n_BQD, q_BHQK, held, reader)
         y_BQD = y_BHQK.transpose(1, 2).flatten(2)
         return x_BQD + self.out(self.dropout(self.norm_out(y_BQD) * u_BQD)), held
 

@@ -29,12 +29,10 @@ from gistrec.registry import Spec
 class _Reader(StepReader):
     """Means weighted by softmax."""
 
-    def __init__(self, step: Step, bias_BHQT: Tensor, head_dim: int) -> None:
-        super().__init__(step, bias_BHQT)
-        self.scale = head_dim**-0.5
+    softmax = True
 
-    def read(
-        self, q_BHQK: Tensor, k_BHTK: Tensor, v_BHTV: Tensor, visible: Tensor | None = None
+    def read_eagerly(
+        self, q_BHQK: Tensor, k_BHTK: Tensor, v_BHTV: Tensor, visible: Tensor | None
     ) -> Tensor:
         bias_BHQT = self._hide(self.bias_BHQT, self.seen(visible))
         if self.step.received_BST is None:
@@ -82,7 +80,7 @@ class _SASRecLayer(MemoryLayer):
         size = self.memory.size
         n_BQD = self.norm_in(x_BQD)
         q_BHQK = memories.heads(self.query(n_BQD), size.num_heads)
-        reader = _Reader(step, self.position(step.position_BQT), size.head_dim)
+        reader = _Reader(step, self.position, scale=size.head_dim**-0.5)
         y_BHQK, held = self.memory.attend(n_BQD, q_BHQK, held, reader)
         x_BQD = x_BQD + self.dropout(self.out(y_BHQK.transpose(1, 2).flatten(2)))
         hidden = self.dropout(F.gelu(self.up(self.norm_mid(x_BQD))))

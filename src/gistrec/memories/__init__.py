@@ -17,6 +17,7 @@ same as attending to a + b.
 import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -58,8 +59,8 @@ class Context:
     """Position of each query's event in the history."""
     slot_BT: Tensor
     """Position of each slot's event."""
-    visible_BQT: Tensor
-    """True where a query may see a slot: a real one, and not after it."""
+    slot_real_BT: Tensor
+    """True where there is a slot; the others fill up the batch. T may be 1 if all are real."""
     real_BS: Tensor
     """True where there is a new event; the others fill up the batch, at the end."""
     item_BT: Tensor | None
@@ -77,6 +78,11 @@ class Context:
         """S."""
         return self.real_BS.shape[1]
 
+    @cached_property
+    def visible_BQT(self) -> Tensor:
+        """True where a query may see a slot: a real one, and not after it."""
+        return (self.query_BQ[:, :, None] >= self.slot_BT[:, None]) & self.slot_real_BT[:, None]
+
 
 class Reader(ABC):
     """How a layer turns queries, keys and values into outputs; made by the layer for each step."""
@@ -93,8 +99,8 @@ class Reader(ABC):
             q_BHQK: Queries.
             k_BHTK: Keys, with H heads or one; K may differ from the layer's head width.
             v_BHTV: Values, with H heads or one.
-            visible: Where a query may see a slot, broadcast to (B, H, Q, T); None: as in the
-                context.
+            visible: Which of the slots that a query may see it does see, broadcast to (B, H, Q, T);
+                None: all.
         """
 
     @abstractmethod

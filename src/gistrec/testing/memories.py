@@ -53,7 +53,7 @@ def attend(
     context = Context(
         new,
         position[None],
-        new[:, :, None] >= position[None, None],
+        torch.ones(1, 1, dtype=torch.bool),
         torch.ones(users, events, dtype=torch.bool),
         sample_items(users, 40)[:, : first + events] if memory.reads_items else None,
     )
