@@ -244,7 +244,7 @@ class Redis(StateStore):
             raise ConfigError(f"{self._name} is part of a cluster: add ?cluster=on")
         if info.get("aof_enabled") == 0:
             log.warning(
-                "%s has appendonly no: what it acknowledged is lost when it stops; set appendonly yes",
+                "%s has appendonly no: what it acknowledged is lost when it stops: set it to yes",
                 self._name,
             )
 
