@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from gistrec import kernels
 from gistrec.backbones._batch import next_position
-from gistrec.backbones._blocks import TIME_BUCKETS, position_bucket, time_bucket
+from gistrec.backbones._blocks import first_seconds, position_bucket
 from gistrec.backbones._layer import Layer
 from gistrec.kernels.step import Events, Stack, Stepped
 from gistrec.state import UserState
@@ -67,7 +67,7 @@ class Fused:
             item_VD=self._table.weight.detach(),
             scale=self._scale,
             position_bucket=position_bucket(torch.arange(1 << 16)),
-            least_time=_least_times() if self._uses_time else torch.zeros(0),
+            least_time=first_seconds()[1:] if self._uses_time else torch.zeros(0),
         )
 
     def run(
@@ -96,14 +96,3 @@ def _plain(rows: Tensor) -> Tensor:
     """Rows in fp32, each in one piece."""
     rows = rows.float()
     return rows if rows.stride(-1) == 1 else rows.contiguous()
-
-
-def _least_times() -> Tensor:
-    """The least seconds of each time bucket from 1 on, by bisection of `time_bucket` itself."""
-    wanted = torch.arange(1, TIME_BUCKETS)
-    low, high = torch.zeros_like(wanted), torch.full_like(wanted, 1 << 30)  # outside, inside
-    for _ in range(30):
-        middle = (low + high) // 2
-        inside = time_bucket(middle) >= wanted
-        low, high = torch.where(inside, low, middle), torch.where(inside, middle, high)
-    return torch.where(time_bucket(high) >= wanted, high, torch.iinfo(torch.int64).max)
