@@ -22,7 +22,7 @@ def test_every_method_is_described():
         ("int8", "int8()"),
         ("full", "full()"),
         ("ram", "ram://path"),
-        ("lmdb", "lmdb://path?map_size=64g&sync=on"),
+        ("lmdb", "lmdb://path?map_size=64g&sync=full"),
     ],
 )
 def test_usage_names_the_options_that_a_user_gives(name: str, usage: str):

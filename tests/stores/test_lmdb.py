@@ -1,11 +1,13 @@
 import os
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
 
-from gistrec.errors import ConfigError, StoreError, StoreUnavailableError
+from gistrec.errors import ConfigError, ConflictError, StoreError, StoreUnavailableError
 from gistrec.stores import Put, StateStore, open_store
 from gistrec.testing.stores import StoreTests
 
@@ -98,6 +100,82 @@ def test_other_errors_of_the_engine_are_store_errors(tmp_path):
     with pytest.raises(StoreError, match="nothing was written"):
         store.put("a", b"1")
     store.close()
+
+
+def waiting(store, writes):
+    """Run writes in threads that all wait, behind a first one, for somebody else's transaction."""
+    results = {}
+
+    def run(name, puts):
+        try:
+            results[name] = store.put_many(puts)
+        except StoreError as error:
+            results[name] = error
+
+    with store._shared.env.begin(write=True):
+        threads = []
+        for n, (name, puts) in enumerate({"first": [Put("first", b"")], **writes}.items()):
+            threads.append(threading.Thread(target=run, args=(name, puts)))
+            threads[-1].start()
+            while len(store._shared.waiting) != n or not store._shared.committing:
+                time.sleep(0.001)
+    for thread in threads:
+        thread.join()
+    return results
+
+
+def test_writes_that_wait_share_a_transaction(tmp_path):
+    with open_store(url(tmp_path)) as store:
+        results = waiting(store, {n: [Put(f"h/{n}", b"x"), Put(f"s/{n}", b"x")] for n in range(7)})
+        first = results.pop("first")[0]
+        assert list(results.values()) == [[first + 1] * 2] * 7
+        assert store.get("s/6") == (b"x", first + 1)
+
+
+def test_who_shares_a_transaction_shares_no_fault(tmp_path):
+    with open_store(url(tmp_path, map_size="1m")) as store:
+        version = store.put("a", b"old")
+        results = waiting(
+            store,
+            {
+                "good": [Put("b", b"1", 0)],
+                "conflict": [Put("c", b"1"), Put("a", b"1", version + 1)],
+                "too large": [Put("d", bytes(2_000_000))],
+                "good, too": [Put("a", b"new", version), Put("e", None)],
+            },
+        )
+        assert isinstance(results["conflict"], ConflictError)
+        assert "is full" in str(results["too large"])
+        found = store.get_many(["a", "b", "c", "d"])
+        assert [entry and entry.blob for entry in found] == [b"new", b"1", None, None]
+        assert results["good"] == [found[1].version]
+        assert results["good, too"] == [found[0].version, 0]
+
+
+def test_writes_of_one_key_that_wait_keep_their_order_and_versions(tmp_path):
+    with open_store(url(tmp_path)) as store:
+        writes = {
+            "put": [Put("a", b"1")],
+            "removed": [Put("a", None)],
+            "put again": [Put("a", b"2", 0)],
+            "overtaken": [Put("a", b"lost", 0)],
+        }
+        results = waiting(store, writes)
+        assert results["put again"] > results["put"]
+        assert isinstance(results["overtaken"], ConflictError)
+        assert store.get("a") == (b"2", results["put again"][0])
+
+
+def test_an_interrupt_leaves_nobody_waiting(tmp_path, monkeypatch):
+    def interrupted(self, writes):
+        raise KeyboardInterrupt
+
+    with open_store(url(tmp_path)) as store:
+        monkeypatch.setattr(type(store), "_commit", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            store.put("a", b"1")
+        monkeypatch.undo()
+        assert store.put("a", b"1")
 
 
 WRITER = """

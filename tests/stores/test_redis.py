@@ -148,7 +148,7 @@ def test_a_user_who_may_not(own_server):
 def test_an_unlogged_server_is_warned_of(tmp_path, caplog):
     with valkey_server(tmp_path, "--appendonly", "no") as server:
         open_store(server.url).close()
-    assert "set appendonly yes" in caplog.text
+    assert "appendonly no" in caplog.text
 
 
 def test_a_closed_store_says_so(server):
