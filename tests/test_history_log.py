@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -7,7 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gistrec.errors import ConflictError, CorruptStateError, DataError, FormatVersionError
+from gistrec.errors import (
+    ConflictError,
+    CorruptStateError,
+    DataError,
+    FormatVersionError,
+    StoreUnavailableError,
+)
 from gistrec.history_log import HistoryLog
 from gistrec.log_blocks import BLOCK_EVENTS, TAIL_BYTES, TAIL_EVENTS, LogHead
 from gistrec.stores import Put, open_store
@@ -197,6 +205,131 @@ def test_tries_end():
     store.rivals = 10**6
     with pytest.raises(ConflictError, match="too many writers"):
         HistoryLog(store).append("u", [1], [1])
+
+
+# ---- appends that come again ----
+
+
+def test_an_event_that_comes_again_with_its_id_is_not_logged_again(log, store):
+    assert log.append("u", [1, 2], [1, 2], event_ids=["a", "b"]) == 2
+    store.written.clear()
+    assert log.append("u", [1, 2], [1, 2], event_ids=["a", "b"]) == 2
+    assert store.written == []
+    # in other company, with another time, twice in a call, or without an id
+    assert log.append("u", [2, 3, 3, 2], [9, 3, 3, 4], event_ids=["b", "c", "c", None]) == 4
+    assert lists(log.read("u")) == ([1, 2, 3, 2], [1, 2, 3, 4], None)
+    assert log.append("v", [1], [1], event_ids=["a"]) == 1  # another user's
+
+
+def test_the_newest_64_ids_are_known(log):
+    ids = [f"e{n}" for n in range(100)]
+    for n, event_id in enumerate(ids):
+        log.append("u", [n], [n], [n], event_ids=[event_id])
+    assert log.append("u", [0] * 64, [0] * 64, event_ids=ids[36:]) == 100
+    assert log.append("u", [35], [0], event_ids=[ids[35]]) == 101
+
+
+def test_who_gives_no_ids_pays_nothing(log, store):
+    log.append("u", [1], [1], event_ids=[None])
+    assert set(store.read) == set(store.written) == {"h/u"}
+
+
+def test_ids_are_counted_and_forgotten(log, store):
+    log.append("u", [1], [1])
+    before = log.nbytes("u")
+    log.append("u", [1], [1], event_ids=["a"])
+    assert log.nbytes("u") == sum(len(store.get(key).blob) for key in ("h/u", "i/u"))
+    assert log.nbytes("u") >= before + 8
+    log.forget("u")
+    assert list(store.keys()) == []
+    assert log.append("u", [1], [1], event_ids=["a"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("ids", "said"), [(["a"], "1 event ids for 2"), (["", "b"], "bytes"), ([1, "b"], "not a text")]
+)
+def test_wrong_ids(log, ids, said):
+    with pytest.raises(DataError, match=said):
+        log.append("u", [1, 2], [1, 2], event_ids=ids)
+    assert log.length("u") == 0
+
+
+def test_damaged_ids_are_told(log, store):
+    log.append("u", [1], [1], event_ids=["a"])
+    blob = bytearray(store.get("i/u").blob)
+    blob[3] ^= 1
+    store.put("i/u", bytes(blob))
+    with pytest.raises(CorruptStateError, match="event ids of user 'u'"):
+        log.append("u", [1], [1], event_ids=["a"])
+    assert log.append("u", [1], [1]) == 2
+    assert log.forget("u")
+
+
+@pytest.mark.parametrize("actions", [None, [4, 0]])
+def test_an_append_with_the_expected_length_may_come_again(log, actions):
+    fill(log, "u", 200)
+    for _ in range(2):
+        assert log.append("u", [7, 8], [5, 6], actions, expected_length=200) == 202
+    log.append("u", [9], [9], [5])
+    assert log.append("u", [7, 8], [5, 6], actions, expected_length=200) == 203
+    others = [([7, 9], [5, 6], 200), ([7, 8], [5, 7], 200), ([9, 9], [9, 9], 202)]
+    for items, times, expected in others:
+        with pytest.raises(ConflictError, match=f"expected were {expected}"):
+            log.append("u", items, times, expected_length=expected)
+    with pytest.raises(ConflictError):
+        log.append("u", [], [], expected_length=7)
+
+
+class Lost(Ram):
+    """Keeps what is written and then says that it can't be reached, when told to."""
+
+    lost = 0
+
+    def put_many(self, puts):
+        versions = super().put_many(puts)
+        if self.lost:
+            self.lost -= 1
+            raise StoreUnavailableError("lost")
+        return versions
+
+
+@pytest.mark.parametrize("how", [{"event_ids": ["a", "b"]}, {"expected_length": 3}])
+def test_an_append_of_unknown_outcome_may_be_repeated(how):
+    store = Lost()
+    log = HistoryLog(store)
+    fill(log, "u", 3)
+    store.lost = 1
+    with pytest.raises(StoreUnavailableError):
+        log.append("u", [7, 8], [1, 1], **how)
+    assert log.append("u", [7, 8], [1, 1], **how) == 5
+
+
+PRODUCER = """
+import sys
+from gistrec.history_log import HistoryLog
+from gistrec.stores import open_store
+url, own = sys.argv[1:]
+with open_store(url) as store:
+    log = HistoryLog(store)
+    for n in range(60):
+        log.append("shared", [n], [n], event_ids=[f"all have {n}"])
+        log.append("mixed", [int(own)], [n], event_ids=[f"{own} has {n}"])
+        log.append("mixed", [int(own)], [n], event_ids=[f"{own} has {n}"])
+"""
+
+
+def test_processes_that_repeat_each_other_double_nothing_and_keep_their_order(tmp_path):
+    url = f"lmdb://{tmp_path}?sync=off&map_size=64m"
+    workers = [
+        subprocess.Popen([sys.executable, "-c", PRODUCER, url, str(own)]) for own in range(3)
+    ]
+    assert [worker.wait() for worker in workers] == [0, 0, 0]
+    with open_store(url) as store:
+        log = HistoryLog(store)
+        shared, mixed = log.read("shared"), log.read("mixed")
+    assert sorted(shared.item_id.tolist()) == list(range(60))
+    for own in range(3):
+        assert mixed.timestamp[mixed.item_id == own].tolist() == list(range(60))
 
 
 @pytest.mark.parametrize("engine", ["ram", "lmdb"])

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from gistrec.dataset import Dataset
-from gistrec.errors import ConfigError, DataError, StaleStateError
+from gistrec.errors import ConfigError, ConflictError, DataError, StaleStateError
 from gistrec.events import Events
 from gistrec.recommender import Event, Recommender, identity_recipe
 from gistrec.state_cache import Recipe
@@ -227,3 +227,15 @@ def test_writers_of_the_same_user_lose_nothing(model):
         assert sorted(recommender.log.read("u").timestamp.tolist()) == [
             START + n for n in range(40)
         ]
+
+
+def test_an_observation_may_be_repeated(recommender):
+    events = walk(0, 3)
+    named = [event._replace(event_id=f"e{n}") for n, event in enumerate(events)]
+    assert recommender.observe("u", named).length == 3
+    assert recommender.observe("u", named[1:] + walk(3, 1)).length == 4
+    for _ in range(2):
+        assert recommender.observe("u", events, expected_length=4).length == 7
+    with pytest.raises(ConflictError, match="expected were 2"):
+        recommender.observe("u", events, expected_length=2)
+    assert recommender.describe("u").covered == 7

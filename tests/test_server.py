@@ -54,6 +54,7 @@ class FakeRecommender:
         self.items = Vocabulary(np.arange(num_items), {7: HOSTILE, 8: "Eight"})
         self.histories: dict[str, list[Event]] = {}
         self.calls: list[tuple[Any, ...]] = []
+        self.observed: list[tuple[list[str | None], int | None]] = []
         self.fault: Exception | None = None
         self.counts: collections.Counter[str] = collections.Counter()
 
@@ -61,8 +62,11 @@ class FakeRecommender:
         if self.fault:
             raise self.fault
 
-    def observe(self, user_id: str, events: list[Event]) -> Observed:
+    def observe(
+        self, user_id: str, events: list[Event], *, expected_length: int | None = None
+    ) -> Observed:
         self._check()
+        self.observed.append(([e.event_id for e in events], expected_length))
         self.counts["fresh"] += 1
         history = self.histories.setdefault(user_id, [])
         history += events
@@ -165,6 +169,16 @@ def test_observe_appends_and_counts(http: Client, fake: FakeRecommender) -> None
     assert first == Event(3, 1_700_000_000, 2)
     assert second.action is None
     assert abs(second.timestamp - time.time()) < 5
+
+
+def test_observe_passes_on_what_makes_it_repeatable(http: Client, fake: FakeRecommender) -> None:
+    event = {"item_id": 8, "timestamp": 1, "event_id": "cart-17"}
+    post(http, "/v1/users/ann/events", {"events": [event], "expected_length": 0})
+    assert fake.observed == [(["cart-17"], 0)]
+    body = {"events": [{"item_id": 8}], "expected_length": 1}
+    status, kind, message = http.error("POST", "/v1/users/ann/events", json=body)
+    assert (status, kind) == (400, "DataError")
+    assert "timestamp" in message
 
 
 def test_recommend_lists_titles_and_the_users_bytes(http: Client, fake: FakeRecommender) -> None:

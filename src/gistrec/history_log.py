@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gistrec.errors import ConflictError, CorruptStateError, DataError, StateError
+from gistrec.event_ids import EventIds, hash_of
 from gistrec.integers import Ints
 from gistrec.log_blocks import REMEDY, Logged, LogHead, decode_block, joined
 from gistrec.stores import NUMBERED, Entry, Put, StateStore
@@ -40,9 +41,13 @@ class HistoryLog:
         timestamps: Sequence[int],
         actions: Sequence[int] | None = None,
         *,
+        event_ids: Sequence[str | None] | None = None,
         expected_length: int | None = None,
     ) -> int:
         """Add events at the end of a user's history.
+
+        A call whose outcome is not known may be repeated, if it gave ids or the expected length:
+        nothing is then logged twice.
 
         Args:
             user_id: Any text of 1 to 256 bytes in UTF-8.
@@ -50,20 +55,34 @@ class HistoryLog:
             timestamps: Unix seconds; kept as they are, in the order given.
             actions: What was done, one whole number an event. As soon as one event of a user has an
                 action, the others count as 0.
-            expected_length: Append only if the history has this many events now.
+            event_ids: Of every event a text of 1 to 256 bytes, or None. An event whose id is among
+                the newest 64 of the user is known, and not logged again.
+            expected_length: Append only if the history has this many events now, or if these very
+                events follow that many already.
 
         Returns:
             The new length.
 
         Raises:
             ConflictError: the history has another length than expected.
+            StoreUnavailableError: whether the events are logged is not known.
             DataError: the columns do not fit together, or the item ids not to the earlier ones.
         """
-        events = _columns(item_ids, timestamps, actions)
+        given, hashes = _columns(item_ids, timestamps, actions), _hashes(event_ids, item_ids)
         for _ in range(_ATTEMPTS):
-            entry = self._store.get(_head_key(user_id))
+            events = given
+            keys = [_head_key(user_id)] + ([_ids_key(user_id)] if hashes else [])
+            entry, *found = self._store.get_many(keys)
             head = _head_of(user_id, entry) or LogHead(is_text=_is_text(events))
-            if expected_length not in (None, head.length):
+            if hashes:
+                ids = _ids_of(user_id, found[0])
+                places = ids.news(hashes)
+                if not places:
+                    return head.length
+                events = given.rows(places)
+            if expected_length is not None and expected_length != head.length:
+                if self._has(user_id, expected_length, events):
+                    return head.length
                 raise ConflictError(
                     f"the history of user {user_id!r} has {head.length} events, expected were "
                     f"{expected_length}: read it again and repeat the change"
@@ -80,6 +99,9 @@ class HistoryLog:
             first = head.num_blocks - len(blocks)
             puts = [Put(_head_key(user_id), head.to_bytes(), entry.version if entry else 0)]
             puts += [Put(_block_key(user_id, first + n), blob) for n, blob in enumerate(blocks)]
+            if hashes:
+                ids = ids.with_new(hashes[place] for place in places)
+                puts.append(Put(_ids_key(user_id), ids.to_bytes()))
             try:
                 self._store.put_many(puts)
             except ConflictError:
@@ -125,15 +147,16 @@ class HistoryLog:
         return head.length if head else 0
 
     def nbytes(self, user_id: str) -> int:
-        """Bytes stored for a user: head and blocks, keys not counted."""
-        entry = self._store.get(_head_key(user_id))
+        """Bytes stored for a user: head, blocks and ids of events, keys not counted."""
+        entry, ids = self._store.get_many([_head_key(user_id), _ids_key(user_id)])
         head = _head_of(user_id, entry)
-        return len(entry.blob) + head.sealed_bytes if entry and head else 0
+        ids_bytes = len(ids.blob) if ids else 0
+        return len(entry.blob) + head.sealed_bytes + ids_bytes if entry and head else 0
 
     def forget(self, user_id: str) -> bool:
         """Remove a user's history, damaged or not; whether there was one."""
         while (entry := self._store.get(_head_key(user_id))) is not None:
-            puts = [Put(_head_key(user_id), None, entry.version)]
+            puts = [Put(_head_key(user_id), None, entry.version), Put(_ids_key(user_id), None)]
             puts += [Put(key, None) for key in self._block_keys(user_id, entry)]
             try:
                 self._store.put_many(puts)
@@ -141,6 +164,15 @@ class HistoryLog:
                 continue  # an event came in between
             return True
         return False
+
+    def _has(self, user_id: str, start: int, events: Logged) -> bool:
+        """Whether these events, and there are some, follow the first `start` ones."""
+        count = len(events.timestamp)
+        there = self.read(user_id, start).part(0, count)
+        return count > 0 and all(
+            np.array_equal(one, other)
+            for one, other in zip(there.columns(), events.columns(), strict=True)
+        )
 
     def _block_keys(self, user_id: str, entry: Entry) -> list[str]:
         """Of all blocks of a user; where the head can't say, the store is searched."""
@@ -162,6 +194,28 @@ def _head_key(user_id: str) -> str:
 
 def _block_key(user_id: str, number: int | str) -> str:
     return f"{NUMBERED}{user_id}/{number}"
+
+
+def _ids_key(user_id: str) -> str:
+    return f"i/{user_id}"
+
+
+def _ids_of(user_id: str, entry: Entry | None) -> EventIds:
+    if entry is None:
+        return EventIds()
+    return EventIds.from_bytes(entry.blob, f"event ids of user {user_id!r}", REMEDY)
+
+
+def _hashes(
+    event_ids: Sequence[str | None] | None, item_ids: Sequence[int | str]
+) -> list[bytes | None]:
+    """Of every event what is kept of its id; nothing if no event has one."""
+    hashes = [hash_of(event_id) for event_id in event_ids or ()]
+    if hashes and len(hashes) != len(item_ids):
+        raise DataError(
+            f"{len(hashes)} event ids for {len(item_ids)} events: give each its own, or None"
+        )
+    return hashes if any(hashes) else []
 
 
 def _head_of(user_id: str, entry: Entry | None) -> LogHead | None:

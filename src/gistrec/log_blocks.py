@@ -35,10 +35,17 @@ class Logged(NamedTuple):
     """(n,) what the user did or how it was rated; None if no event of the user says."""
 
     def part(self, start: int, end: int | None = None) -> "Logged":
+        """Some of the events, one after another."""
+        return self.rows(slice(start, end))
+
+    def rows(self, rows: slice | Sequence[int]) -> "Logged":
         """Some of the events."""
-        rows = slice(start, end)
         action = None if self.action is None else self.action[rows]
         return Logged(self.item_id[rows], self.timestamp[rows], action)
+
+    def columns(self) -> tuple[NDArray[Any], Ints, Ints]:
+        """Ids, times, actions; no action counts as 0."""
+        return self.item_id, self.timestamp, _actions(self)
 
 
 @dataclass(frozen=True)

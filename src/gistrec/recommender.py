@@ -44,6 +44,9 @@ class Event(NamedTuple):
     """Unix seconds."""
     action: int | None = None
     """What the user did, 0..255."""
+    event_id: str | None = None
+    """Of the caller, 1 to 256 bytes: an event that comes again with its id is not logged again, as
+    long as it is among the user's newest 64 that have one."""
 
 
 class Scored(NamedTuple):
@@ -130,11 +133,23 @@ class Recommender:
         self.model.save(path)
         self.recipe.save(Path(path) / "recipe")
 
-    def observe(self, user_id: str, events: Sequence[Event]) -> Observed:
+    def observe(
+        self, user_id: str, events: Sequence[Event], *, expected_length: int | None = None
+    ) -> Observed:
         """Log events (they are safe then) and bring the state up to them.
+
+        A call that failed may be repeated, if its events have ids or it gives the expected length.
+
+        Args:
+            user_id: Whose they are.
+            events: In the order in which they are logged.
+            expected_length: Log them only if the user has this many events now; if these very
+                events follow that many already, they are not logged again.
 
         Raises:
             DataError: an event's id, time or action is wrong; nothing is logged.
+            ConflictError: the user has another number of events than expected.
+            StoreUnavailableError: it is not known what was logged.
         """
         if not events:
             raise DataError("no event given: give at least one")
@@ -142,7 +157,10 @@ class Recommender:
         actions = [e.action for e in events]
         kept = None if all(a is None for a in actions) else [a or 0 for a in actions]
         items, times = [e.item_id for e in events], [e.timestamp for e in events]
-        length = self.log.append(user_id, items, times, kept)
+        ids = [e.event_id for e in events]
+        length = self.log.append(
+            user_id, items, times, kept, event_ids=ids, expected_length=expected_length
+        )
         try:
             state_bytes = self._current(user_id).stored_bytes
         except ConflictError:  # the events are safe, and the next request brings the state up

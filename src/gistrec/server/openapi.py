@@ -16,12 +16,12 @@ MEANING: Mapping[int, str] = {
     400: "A wrong id, or a body that is not JSON.",
     404: "No such user or route.",
     405: "Another method is meant; the header `Allow` names it.",
-    409: "Others wrote the same user at once; see the state's `length` before repeating events.",
+    409: "Others wrote the same user at once, or the history has another length than expected.",
     413: f"A body of more than {schema.MAX_BODY_BYTES:,} bytes.",
     415: "A body without `Content-Type: application/json`.",
     422: "A request that does not fit the schema; the message names the place.",
     500: "A fault of the server or of stored bytes; its log says more.",
-    503: "The store can't be reached: retry later.",
+    503: "The store can't be reached: retry later, events with their ids or the expected length.",
 }
 
 

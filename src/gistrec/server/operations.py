@@ -16,6 +16,7 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.registry import Collector
 from starlette.responses import HTMLResponse
 
+from gistrec.errors import DataError
 from gistrec.recommender import Event, Recommender, Scored
 from gistrec.server import openapi
 from gistrec.server.errors import NotFoundError
@@ -93,13 +94,19 @@ class Service:
         self.registry.register(_Gathered(recommender))
 
     def observe(self, user_id: str, body: NewEvents) -> Appended:
-        """Append events to a user's history."""
+        """Append events to a user's history; with event ids or the expected length, only once."""
         now = int(time.time())
+        if body.expected_length is not None and any(e.timestamp is None for e in body.events):
+            raise DataError(
+                "expected_length is given, but an event has no timestamp: give all of them, so "
+                "that a repeated request is equal to the first"
+            )
         events = [
-            Event(e.item_id, now if e.timestamp is None else e.timestamp, e.action)
+            Event(e.item_id, now if e.timestamp is None else e.timestamp, e.action, e.event_id)
             for e in body.events
         ]
-        done, ms = _timed(self.recommender.observe, user_id, events)
+        expected = body.expected_length
+        done, ms = _timed(self.recommender.observe, user_id, events, expected_length=expected)
         return Appended(done.length, done.state_bytes, done.log_bytes, ms)
 
     def recommend(self, user_id: str, query: RecommendQuery) -> Recommended:

@@ -4,6 +4,8 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
+from gistrec.event_ids import MAX_ID_BYTES
+
 MAX_BODY_BYTES = 1 << 20
 MAX_EVENTS = 1000
 MAX_CANDIDATES = 10_000
@@ -12,6 +14,7 @@ MAX_K = 1000
 ItemId = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | str
 Action = Annotated[int, Meta(ge=0, le=255)]
 # until the year 9999, so that milliseconds given for seconds are refused
+EventId = Annotated[str, Meta(min_length=1, max_length=MAX_ID_BYTES)]
 Timestamp = Annotated[int, Meta(ge=0, le=253_402_300_799)]
 At = Annotated[
     Timestamp | None,
@@ -33,12 +36,23 @@ class NewEvent(Input, frozen=True):
     item_id: ItemId
     timestamp: Annotated[Timestamp | None, Meta(description="Unix seconds; null: now.")] = None
     action: Annotated[Action | None, Meta(description="What the user did, in your code.")] = None
+    event_id: Annotated[
+        EventId | None,
+        Meta(description="Yours; an event that comes again is known by it and not appended again."),
+    ] = None
 
 
 class NewEvents(Input, frozen=True):
-    """Events to append, oldest first."""
+    """Events to append, oldest first; those older than the history's newest keep their times."""
 
     events: Annotated[list[NewEvent], Meta(min_length=1, max_length=MAX_EVENTS)]
+    expected_length: Annotated[
+        Annotated[int, Meta(ge=0)] | None,
+        Meta(
+            description="Append only if the history has this many events, or these very ones "
+            "behind that many already; needs timestamps."
+        ),
+    ] = None
 
 
 class Candidates(Input, frozen=True):
