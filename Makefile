@@ -29,6 +29,9 @@ rescale: $(VENV)/.demo  ## whether evicted slots should leave their weight to th
 long: $(VENV)/.demo  ## what states of long histories cost and remember (needs `make accuracy` and an idle machine)
 	$(BIN)/python benchmarks/long_histories.py
 
+chaos: $(VENV)/.dev  ## kill -9 during 100,000 appends, 50 times a store: hours; rows to docs/results/serving.jsonl
+	$(BIN)/python benchmarks/chaos.py
+
 bench-smoke: $(VENV)/.demo  ## a benchmark of seconds, to see that it runs; its numbers mean nothing
 	$(BIN)/gistrec bench --data "synthetic(users=100, length=100, items=500)" --backbone "hstu()" \
 		--epochs 1 --codec "recent(keep=16) | int8()" --codec "rvq()" --online --out runs/smoke/results.jsonl
@@ -57,4 +60,4 @@ $(VENV)/.demo $(VENV)/.dev: $(VENV)/.%: pyproject.toml
 	@$(BIN)/python -m pip install --quiet --editable '.[$*]'
 	@touch $@ $(if $(filter dev,$*),$(VENV)/.demo)
 
-.PHONY: check test slow demo accuracy rescale long bench-smoke fix golden clean help
+.PHONY: check test slow demo accuracy rescale long chaos bench-smoke fix golden clean help

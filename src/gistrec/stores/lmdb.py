@@ -251,6 +251,10 @@ class Lmdb(StateStore):
                 f"{self._path} is full at map_size={shared.map_size} bytes: open it with a "
                 f"larger one, for example ?map_size={2 * shared.map_size}; nothing was written"
             ) from None
+        except lmdb.DiskError:
+            raise StoreUnavailableError(
+                f"No space left on the disk of {self._path}: nothing was written, free some"
+            ) from None
         except lmdb.Error as error:
             raise StoreError(f"{self._path}: {error}; nothing was written") from error
 
