@@ -32,6 +32,9 @@ long: $(VENV)/.demo  ## what states of long histories cost and remember (needs `
 chaos: $(VENV)/.dev  ## kill -9 during 100,000 appends, 50 times a store: hours; rows to docs/results/serving.jsonl
 	$(BIN)/python benchmarks/chaos.py
 
+scan: $(VENV)/.demo  ## how fast the best of a million items are found (needs an idle machine)
+	$(BIN)/python benchmarks/catalogue_scan.py
+
 bench-smoke: $(VENV)/.demo  ## a benchmark of seconds, to see that it runs; its numbers mean nothing
 	$(BIN)/gistrec bench --data "synthetic(users=100, length=100, items=500)" --backbone "hstu()" \
 		--epochs 1 --codec "recent(keep=16) | int8()" --codec "rvq()" --online --out runs/smoke/results.jsonl
@@ -60,4 +63,4 @@ $(VENV)/.demo $(VENV)/.dev: $(VENV)/.%: pyproject.toml
 	@$(BIN)/python -m pip install --quiet --editable '.[$*]'
 	@touch $@ $(if $(filter dev,$*),$(VENV)/.demo)
 
-.PHONY: check test slow demo accuracy rescale long chaos bench-smoke fix golden clean help
+.PHONY: check test slow demo accuracy rescale long scan chaos bench-smoke fix golden clean help

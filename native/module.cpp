@@ -8,6 +8,7 @@ namespace nb = nanobind;
 void bind_attention(nb::module_& m);
 void bind_nearest(nb::module_& m);
 void bind_partition(nb::module_& m);
+void bind_scan(nb::module_& m);
 void bind_step(nb::module_& m);
 
 NB_MODULE(_native, m) {
@@ -19,5 +20,6 @@ NB_MODULE(_native, m) {
     bind_attention(m);
     bind_nearest(m);
     bind_partition(m);
+    bind_scan(m);
     bind_step(m);
 }

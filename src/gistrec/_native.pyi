@@ -5,6 +5,9 @@ Tensors are given by their addresses, 0 for none; a kernel's header says which, 
 
 from collections.abc import Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
 def instruction_set() -> str: ...
 def nearest(addresses: Sequence[int], shape: Sequence[int]) -> None: ...
 def log_partition(address: Sequence[int], shape: tuple[int, int, int], rounded: bool) -> float: ...
@@ -32,3 +35,18 @@ def step(
     count: float,
     users: Sequence[int],
 ) -> None: ...
+
+class Scan:
+    """The catalogue scan of `gistrec.kernels.scan`."""
+
+    def __init__(self, row_VD: NDArray[np.float32], bias_V: NDArray[np.float32]) -> None: ...
+    def top_k(
+        self,
+        query_BD: NDArray[np.float32],
+        seen: NDArray[np.int64],
+        end_B: NDArray[np.int64],
+        item_BK: NDArray[np.int64],
+        score_BK: NDArray[np.float32],
+    ) -> bool: ...
+    @property
+    def nbytes(self) -> int: ...

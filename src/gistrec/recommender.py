@@ -191,15 +191,13 @@ class Recommender:
         if k < 1:
             raise ConfigError(f"k must be at least 1, given {k}")
         state = self._current(user_id).state
-        score_V = self.backbone.score([state], at=[at])[0]
+        seen = np.zeros(0, np.int64)
         if self.scheme == "leave_last_out" if exclude_seen is None else exclude_seen:
             seen = self._history(self.log.read(user_id)).item_index
-            score_V[torch.from_numpy(seen)] = -torch.inf
-        value, index = score_V.topk(min(k, len(score_V)))
+        (best,) = self.backbone.top_k([state], k, exclude=[seen], at=[at])
         return [
-            self._scored(i, v)
-            for v, i in zip(value.tolist(), index.tolist(), strict=True)
-            if v > -torch.inf
+            self._scored(index, score)
+            for index, score in zip(best.item_index.tolist(), best.score.tolist(), strict=True)
         ]
 
     def rank(

@@ -7,16 +7,25 @@ K head width. One file per architecture; a file's name is its spec name. Subclas
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from gistrec import registry
-from gistrec.dataset import Batch, History
+from gistrec import metrics, registry
+from gistrec.dataset import Batch, History, Ints
 from gistrec.errors import ConfigError
 from gistrec.registry import Spec
 from gistrec.state import UserState
+
+
+class Ranking(NamedTuple):
+    """A user's list, best first, equal scores by the lower index."""
+
+    item_index: Ints
+    score: NDArray[np.float32]
 
 
 class Backbone(nn.Module, ABC):
@@ -70,6 +79,36 @@ class Backbone(nn.Module, ABC):
             at: Each request's time (Unix seconds), or None for "at the newest event"; models that
                 do not use the request's time ignore it.
         """
+
+    def top_k(
+        self,
+        states: Sequence[UserState],
+        k: int,
+        *,
+        exclude: Sequence[Ints] | None = None,
+        at: Sequence[int | None] | None = None,
+    ) -> list[Ranking]:
+        """The k best items of the catalogue for each state; fewer where fewer are left.
+
+        This scores all items and sorts; a backbone that can find the best ones faster does.
+
+        Args:
+            states: B states, length 0 included.
+            k: Length of the lists, at least 1.
+            exclude: Items that each user's list leaves out.
+            at: Each request's time, as in `score`.
+
+        Raises:
+            ConfigError: k is below 1. DataError: a score is not a number.
+        """
+        score_BV = self.score(states, at=at)
+        for row, items in enumerate(exclude or ()):
+            score_BV[row, torch.from_numpy(items)] = -torch.inf
+        out = []
+        for row, item in enumerate(metrics.top_k(score_BV, k)):
+            score = score_BV[row].numpy()[item]
+            out.append(Ranking(item[score > -np.inf], score[score > -np.inf]))
+        return out
 
     def prefill(self, histories: Sequence[History], *, hints: bool = False) -> list[UserState]:
         """The states of whole histories, with hints for codecs or without."""

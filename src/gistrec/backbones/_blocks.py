@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from gistrec.dataset import Batch
 from gistrec.kernels.partition import log_partition
+from gistrec.kernels.scan import Scan
 
 POSITION_BUCKETS = 112
 TIME_BUCKETS = 65
@@ -139,8 +140,12 @@ class Repeats(nn.Module):
         chosen = slice(None) if item_C is None else item_C
         inclination_C, prior_C = self.inclination[chosen], prior_V[chosen]
         count_QC = torch.zeros_like(score_QC).scatter_add(1, column_QT, weight_QT)
-        again_QC = self.again(score_QC, count_QC, inclination_C, prior_C)
-        return torch.logaddexp(score_QC + self.new_bias(prior_C), again_QC)
+        return self.both(score_QC, count_QC, inclination_C, prior_C)
+
+    def both(self, score: Tensor, count: Tensor, inclination: Tensor, prior: Tensor) -> Tensor:
+        """Scores from both ways, from the items' own terms."""
+        again = self.again(score, count, inclination, prior)
+        return torch.logaddexp(score + self.new_bias(prior), again)
 
     def new_bias(self, prior: Tensor) -> Tensor:
         """What is added to the scores of items as new ones, from their prior."""
@@ -209,6 +214,7 @@ class ItemHead(nn.Module):
             self.table.weight[num_items] = 0
         self.repeats = Repeats(num_items) if repeats else None
         self._kept: tuple[tuple[int, int], Tensor] | None = None
+        self._scan: tuple[list[tuple[int, int]], Scan] | None = None
         self.prior: Tensor
         self.register_buffer("prior", torch.zeros(num_items))
 
@@ -220,7 +226,11 @@ class ItemHead(nn.Module):
     def score(self, h_QD: Tensor, item_C: Tensor | None = None) -> Tensor:
         """Cosine over temperature with all items, or some: (Q, C)."""
         table = self._items() if item_C is None else F.normalize(self.table(item_C), dim=-1)
-        return self._direction(h_QD) @ table.T
+        return self.direction(h_QD) @ table.T
+
+    def score_pairs(self, h_QD: Tensor, query_P: Tensor, item_P: Tensor) -> Tensor:
+        """Cosine over temperature of pairs of a query and an item: (P,)."""
+        return (self.direction(h_QD)[query_P] * self._items()[item_P]).sum(-1)
 
     def _items(self) -> Tensor:
         """All item vectors at length 1: (V, D). Kept between requests while no weight changes."""
@@ -232,8 +242,21 @@ class ItemHead(nn.Module):
             self._kept = written, F.normalize(weight.detach()[:-1], dim=-1)
         return self._kept[1]
 
-    def _direction(self, h_QD: Tensor) -> Tensor:
+    def direction(self, h_QD: Tensor) -> Tensor:
+        """Queries at length 1 over the temperature: products with item vectors are scores."""
         return F.normalize(h_QD, dim=-1) / self.temperature
+
+    def scan(self) -> Scan:
+        """The catalogue, to be scanned by `direction`; with repeats, scores of items as new ones.
+
+        Kept between requests while no weight changes.
+        """
+        biased = () if self.repeats is None else (self.repeats.weights, self.prior)
+        written = [(t.data_ptr(), t._version) for t in (self.table.weight, *biased)]
+        if self._scan is None or self._scan[0] != written:
+            bias = None if self.repeats is None else self.repeats.new_bias(self.prior).numpy()
+            self._scan = written, Scan(self._items().numpy(), bias)
+        return self._scan[1]
 
     def loss(
         self, h_BSD: Tensor, batch: Batch, at_BS: Tensor, rng: torch.Generator | None
@@ -244,7 +267,7 @@ class ItemHead(nn.Module):
         uniformly and weighted so that the partition sum is unbiased.
         """
         row, position = batch.query_row_Q, batch.query_position_Q
-        h_QD = self._direction(h_BSD[row, position])
+        h_QD = self.direction(h_BSD[row, position])
         item_C, bias_C, column_V = self._candidates(batch, rng)
         table_CD = self._items() if item_C is None else F.normalize(self.table(item_C), dim=-1)
         pair_h_PD = h_QD

@@ -12,17 +12,18 @@ keeping it. The append law then holds exactly, whatever the bias is a function o
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gistrec.backbones import Backbone
+from gistrec.backbones import Backbone, Ranking
 from gistrec.backbones._absorbed import HINTS, Ran, grow
 from gistrec.backbones._batch import joined, joined_batch, next_position, pad
 from gistrec.backbones._blocks import ItemHead
 from gistrec.backbones._fused import Fused
 from gistrec.backbones._layer import Layer, Step
-from gistrec.dataset import Batch, History
+from gistrec.backbones._scores import Asked, best, scores
+from gistrec.dataset import Batch, History, Ints
 from gistrec.memories import Held
 from gistrec.state import UserState, positions
 
@@ -161,8 +162,36 @@ class Causal(Backbone):
         todo.sort(key=lambda n: states[n].num_slots)
         for group in self._groups(todo, [s.num_slots for s in states]):
             times = [None if at is None else at[n] for n in group]
-            out[group] = self._score([states[n] for n in group], item_index, times)
+            asked = self._asked([states[n] for n in group], times)
+            out[group] = scores(self.head, asked, item_index)
         return out if item_index is None else out[:, place_N]
+
+    @torch.no_grad()
+    def top_k(
+        self,
+        states: Sequence[UserState],
+        k: int,
+        *,
+        exclude: Sequence[Ints] | None = None,
+        at: Sequence[int | None] | None = None,
+    ) -> list[Ranking]:
+        """The k best items for each state, by a scan of the catalogue."""
+        if self.training:
+            self.eval()
+        left_out = exclude or [np.zeros(0, np.int64)] * len(states)
+        out: dict[int, Ranking] = {}
+        todo = [n for n, s in enumerate(states) if len(s.tensors["tail.item"])]
+        todo = sorted(todo, key=lambda n: states[n].num_slots) if self.device.type == "cpu" else []
+        for group in self._groups(todo, [s.num_slots for s in states]):
+            times = [None if at is None else at[n] for n in group]
+            asked = self._asked([states[n] for n in group], times)
+            found = best(self.head, asked, k, [left_out[n] for n in group])
+            out |= zip(group, found, strict=True)
+        if rest := [n for n in range(len(states)) if n not in out]:
+            parts = [states[n] for n in rest], [left_out[n] for n in rest]
+            later = None if at is None else [at[n] for n in rest]
+            out |= zip(rest, super().top_k(parts[0], k, exclude=parts[1], at=later), strict=True)
+        return [out[n] for n in range(len(states))]
 
     def state_bytes(self, num_events: int) -> int:
         """Bytes of the uncompressed state after `num_events` events."""
@@ -335,9 +364,8 @@ class Causal(Backbone):
         kept_M = self._reach(positions(state), next_position(state))
         return state if bool(kept_M.all()) else state.select(kept_M.nonzero()[:, 0])
 
-    def _score(
-        self, states: Sequence[UserState], item_C: Tensor | None, times: Sequence[int | None]
-    ) -> Tensor:
+    def _asked(self, states: Sequence[UserState], times: Sequence[int | None]) -> Asked:
+        """What the newest events, run behind the slots, ask of the head."""
         items = [s.tensors["tail.item"][-1:] for s in states]
         newest = [s.tensors["tail.time"][-1:] for s in states]
         at = newest
@@ -347,10 +375,9 @@ class Causal(Backbone):
                 for time, time_1 in zip(times, newest, strict=True)
             ]
         ran = self._through(states, items, newest, at)
-        item_C = None if item_C is None else item_C.to(self.device)
-        score_BC = self.head.score(torch.stack([r.out_D for r in ran]), item_C)
+        h_BD = torch.stack([r.out_D for r in ran])
         if self.head.repeats is None:
-            return score_BC.cpu()
+            return Asked(h_BD)
         count_B = torch.tensor([s.num_slots + 1 for s in states])
         slots = int(count_B.max())
         item_BT, time_BT = (
@@ -361,15 +388,7 @@ class Causal(Backbone):
         weight_BT = self.head.repeats.weight(
             (torch.stack(at) - time_BT).to(self.device), real_BT.to(self.device)
         )
-        column_BT, prior = item_BT.to(self.device), self.head.prior
-        if item_C is None:
-            return self.head.repeats.join(score_BC, weight_BT, column_BT, None, prior).cpu()
-        # events of items that are not candidates count towards one more column, cut off again
-        column_V = torch.full((self.num_items,), len(item_C), device=self.device)
-        column_V[item_C] = torch.arange(len(item_C), device=self.device)
-        wide_BC, wide_C = F.pad(score_BC, (0, 1)), F.pad(item_C, (0, 1))
-        both = self.head.repeats.join(wide_BC, weight_BT, column_V[column_BT], wide_C, prior)
-        return both[:, :-1].cpu()
+        return Asked(h_BD, item_BT.to(self.device), weight_BT)
 
 
 def _has_slots(layer: Layer) -> bool:

@@ -109,6 +109,24 @@ class StateTests:
             backbone.score(states, some, at=at), backbone.score(states, at=at)[:, some]
         )
 
+    def test_the_best_of_the_catalogue_are_those_of_the_highest_scores(
+        self, backbone: Backbone
+    ) -> None:
+        histories = [random_history(n, seed=n) for n in (12, 0, 40, 1)]
+        states = backbone.prefill(histories)
+        at = [1_700_000_000, None, None, 1_700_000_000]
+        for exclude in (None, [h.item_index for h in histories]):
+            score_BV = backbone.score(states, at=at)
+            for row, items in enumerate(exclude or ()):
+                score_BV[row, torch.from_numpy(items)] = -torch.inf
+            for k in (1, 7, NUM_ITEMS + 1):
+                found = backbone.top_k(states, k, exclude=exclude, at=at)
+                for row, best in zip(score_BV, found, strict=True):
+                    order = row.argsort(descending=True, stable=True)[:k]
+                    order = order[row[order] > -torch.inf]
+                    assert best.item_index.tolist() == order.tolist()
+                    np.testing.assert_allclose(best.score, row[order], atol=1e-3, rtol=1e-4)
+
     def test_a_user_without_events_gets_popular_items(self, backbone: Backbone) -> None:
         assert backbone.score([backbone.empty()])[0].argmax() == NUM_ITEMS - 1
 
