@@ -56,6 +56,11 @@ def test_adding_a_method_goes_as_contributing_says(tmp_path):
     for name in ("pyproject.toml", "tests/conftest.py", "tests/golden/write.py"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
+    # the installed package's finder knows no method that was added in a copy
+    copy_first = (
+        'import sys; sys.meta_path = [f for f in sys.meta_path if "skbc" not in f.__module__]'
+    )
+    (tmp_path / "src" / "sitecustomize.py").write_text(copy_first)
     paths = re.findall(r"Create `(.+?)`", (ROOT / "CONTRIBUTING.md").read_text())
     for path, code in zip(paths, code_blocks("CONTRIBUTING.md", "python"), strict=True):
         (tmp_path / path).parent.mkdir(exist_ok=True)
