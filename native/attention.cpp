@@ -282,7 +282,7 @@ void scaled(float* out, const float* x, long stride, long rows, long width, long
 }
 
 // Blocks of (width, COLUMNS) for products that run along slots.
-void across(std::vector<float>& out, const Rows& x, long b, long heads, long slots, long width) {
+void across(std::vector<float>& out, const Strided& x, long b, long heads, long slots, long width) {
     const long blocks = (slots + COLUMNS - 1) / COLUMNS;
     out.resize(heads * blocks * width * COLUMNS);
     for (long h = 0; h < heads; ++h)
@@ -293,7 +293,7 @@ void across(std::vector<float>& out, const Rows& x, long b, long heads, long slo
 }
 
 // Rows of (slots, padded).
-void along(std::vector<float>& out, const Rows& x, long b, long heads, long slots, long width) {
+void along(std::vector<float>& out, const Strided& x, long b, long heads, long slots, long width) {
     const long padded = rounded(width);
     out.resize(heads * slots * padded);
     for (long h = 0; h < heads; ++h)

@@ -8,7 +8,7 @@ namespace gistrec {
 
 // Where a tensor (B, H, rows, width) stands: its last axis is dense, other strides are in elements
 // and 0 where all are alike.
-struct Rows {
+struct Strided {
     float* data;
     long user, head, row;
     float* at(long b, long h) const { return data + b * user + h * head; }
@@ -19,7 +19,7 @@ struct Rows {
 //     silu:     y = after * sum of silu(x) v
 //     softmax:  y = sum of softmax(x) v, and log_sum, the logarithm of the partition sum
 struct Attention {
-    Rows q, k, v, out;
+    Strided q, k, v, out;
     const std::int32_t *query, *slot;  // positions: (B or 1, Q), (B or 1, T)
     const std::uint8_t* real;          // (B or 1, T or 1)
     const std::uint8_t* bucket;        // (B, Q, T); null without a bias of time
@@ -32,7 +32,7 @@ struct Attention {
     float scale, after;
     bool softmax;
     // backward alone
-    Rows grad, grad_q, grad_k, grad_v;
+    Strided grad, grad_q, grad_k, grad_v;
     float *grad_near, *grad_far;
 };
 

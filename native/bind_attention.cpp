@@ -20,7 +20,7 @@ using Numbers = std::vector<long>;
 gistrec::Attention given(const Addresses& a, const Numbers& strides, const Numbers& sizes,
                          float scale, float after, bool softmax, std::size_t rows) {
     gistrec::Attention x{};
-    gistrec::Rows* into[] = {&x.q, &x.k, &x.v, &x.out, &x.grad, &x.grad_q, &x.grad_k, &x.grad_v};
+    gistrec::Strided* into[] = {&x.q, &x.k, &x.v, &x.out, &x.grad, &x.grad_q, &x.grad_k, &x.grad_v};
     if (a.size() < rows + 8 || strides.size() != 3 * rows || sizes.size() != 17)
         throw nb::value_error("attend: a wrong number of addresses, strides or sizes");
     for (std::size_t n = 0; n < rows; ++n)
