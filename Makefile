@@ -26,8 +26,11 @@ accuracy: $(VENV)/.demo  ## the accuracy rows of README; can be interrupted and 
 rescale: $(VENV)/.demo  ## whether evicted slots should leave their weight to the kept ones (needs `make accuracy`)
 	$(BIN)/python benchmarks/rescale.py
 
-long: $(VENV)/.demo  ## what states of long histories cost and remember (needs `make accuracy` and an idle machine)
+long: $(VENV)/.demo  ## what states of long histories cost in bytes and time (needs `make accuracy` and an idle machine)
 	$(BIN)/python benchmarks/long_histories.py
+
+planted: $(VENV)/.demo  ## which methods find what is thousands of events back; can be interrupted and continued
+	$(BIN)/python benchmarks/planted.py
 
 chaos: $(VENV)/.dev  ## kill -9 during 100,000 appends, 50 times a store: hours; rows to docs/results/serving.jsonl
 	$(BIN)/python benchmarks/chaos.py
@@ -63,4 +66,4 @@ $(VENV)/.demo $(VENV)/.dev: $(VENV)/.%: pyproject.toml
 	@$(BIN)/python -m pip install --quiet --editable '.[$*]'
 	@touch $@ $(if $(filter dev,$*),$(VENV)/.demo)
 
-.PHONY: check test slow demo accuracy rescale long scan chaos bench-smoke fix golden clean help
+.PHONY: check test slow demo accuracy rescale long scan chaos bench-smoke fix golden clean help planted

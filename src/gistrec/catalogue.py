@@ -173,7 +173,7 @@ def jobs(backbone: str) -> list[Job]:
     kept = [*_COMPOSED, *(f"{_WINDOW} | {precision}" for precision in behind)]
     kept += [f"{chosen} | {precision}" for precision in _BEHIND for chosen in slots]
     found = [Job(full, tuple(kept), BUDGETS[::3])]
-    found += [Job(spec, _recipes(spec), BUDGETS) for spec in others]
+    found += [Job(spec, recipes(spec), BUDGETS) for spec in others]
     return [*found, Job(full, tuple(kept), BUDGETS)]
 
 
@@ -194,7 +194,7 @@ def _unlisted(family: Family, listed: set[str]) -> list[Spec]:
     return found
 
 
-def _recipes(spec: str) -> tuple[str, ...]:
+def recipes(spec: str) -> tuple[str, ...]:
     """Codecs to measure a trained method with."""
     state = backbones.build(spec, num_items=1).empty()
     rows = [name for name, tensor in state.tensors.items() if is_row_tensor(name, tensor)]
