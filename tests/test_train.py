@@ -24,6 +24,15 @@ def test_a_model_learns_the_strides():
     assert found["hr_10"].mean() > 0.9
 
 
+@pytest.mark.parametrize("backbone", [SPEC, "sasrec(width=16)"])
+def test_what_is_older_than_windows_is_read_like_the_oldest_in_them(backbone):
+    net = train(stride_dataset(), backbone, max_len=12, **QUICK).backbone
+    for layer in net.layers:
+        bias_HN = layer.position.table.detach()
+        assert (bias_HN != 0).all()
+        assert (bias_HN[:, 12:] == bias_HN[:, 7:12].median(1, keepdim=True).values).all()
+
+
 def test_a_saved_model_scores_the_same(tmp_path):
     dataset = stride_dataset()
     model = train(dataset, SPEC, folder=tmp_path, **QUICK)

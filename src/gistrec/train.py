@@ -176,6 +176,7 @@ def train(
         start, seconds = _resume(folder, net, optimizer, training)
         seconds = _loop(dataset, net, optimizer, training, folder, report, start, seconds)
     net.to("cpu").eval()
+    net.finish()
     model = Model(net, dataset.items, training, seconds)
     if folder is not None:
         model.save(folder)

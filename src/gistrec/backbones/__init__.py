@@ -49,6 +49,9 @@ class Backbone(nn.Module, ABC):
     def loss(self, batch: Batch, *, rng: torch.Generator | None = None) -> Tensor:
         """Training loss of a batch, a scalar; `rng` draws negatives and the like."""
 
+    def finish(self) -> None:
+        """Called at the end of a training, for what it did not reach."""
+
     @abstractmethod
     def empty(self, *, hints: bool = False) -> UserState:
         """The state of a user with no event.

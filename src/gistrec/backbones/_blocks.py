@@ -19,6 +19,8 @@ from gistrec.kernels.scan import Scan
 POSITION_BUCKETS = 112
 TIME_BUCKETS = 65
 _EXACT = 64
+_LAST = 5
+"""So many buckets stand for what is farther: an octave. The very last ones saw few pairs."""
 _ABSENT = -1e4
 """Logarithm of what is not there."""
 
@@ -79,6 +81,18 @@ class RelativeBias(nn.Module):
     def __init__(self, num_heads: int, buckets: int) -> None:
         super().__init__()
         self.table = nn.Parameter(torch.zeros(num_heads, buckets))
+
+    @torch.no_grad()
+    def extend(self) -> None:
+        """Give the buckets beyond the farthest that was trained the median of the last ones.
+
+        No pair of a training window is farther apart than the window, so that they still are 0: in
+        a history that is longer, attention to all that is older would be of a kind never trained.
+        """
+        trained = self.table.abs().amax(0).nonzero()[:, 0]
+        if len(trained):
+            last = trained[-_LAST:]
+            self.table[:, int(last[-1]) + 1 :] = self.table[:, last].median(1, keepdim=True).values
 
     def forward(self, bucket_BST: Tensor) -> Tensor:
         """(B, H, S, T)."""

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from gistrec.backbones import Backbone, Ranking
 from gistrec.backbones._absorbed import HINTS, Ran, grow
 from gistrec.backbones._batch import joined, joined_batch, next_position, pad
-from gistrec.backbones._blocks import ItemHead
+from gistrec.backbones._blocks import ItemHead, RelativeBias
 from gistrec.backbones._fused import Fused
 from gistrec.backbones._layer import Layer, Step
 from gistrec.backbones._scores import Asked, best, scores
@@ -80,6 +80,12 @@ class Causal(Backbone):
     def set_popularity(self, count_V: Tensor) -> None:
         """Give the event counts by which users without a history are served."""
         self.head.prior.copy_((count_V + 1).log())
+
+    def finish(self) -> None:
+        """Biases of distances and ages that no training window had."""
+        for part in self.modules():
+            if isinstance(part, RelativeBias):
+                part.extend()
 
     def loss(self, batch: Batch, *, rng: torch.Generator | None = None) -> Tensor:
         """Cross-entropy of the batch's pairs plus the memories' own penalties."""
