@@ -61,7 +61,7 @@ class Causal(Backbone):
             self.registers = nn.Parameter(torch.randn(suffix, width) * 0.16)
         self.suffix = suffix
         self.uses_time, self.request_time = uses_time, request_time
-        self._with_slots = [layer for layer in layers if _has_slots(layer)]
+        self._with_slots = [layer for layer in layers if layer.holds_slots]
         reads_items = repeats or any(layer.reads_items for layer in layers)
         reads_times = repeats or (uses_time and bool(self._with_slots))
         # some slots may get out of every layer's reach; the others then need their positions
@@ -395,7 +395,3 @@ class Causal(Backbone):
             (torch.stack(at) - time_BT).to(self.device), real_BT.to(self.device)
         )
         return Asked(h_BD, item_BT.to(self.device), weight_BT)
-
-
-def _has_slots(layer: Layer) -> bool:
-    return any(not name.startswith("fixed.") for name in layer.empty())

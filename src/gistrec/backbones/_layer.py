@@ -90,6 +90,11 @@ class Layer(nn.Module):
         """Its weights for the compiled step; None: it has no compiled form."""
         return None
 
+    @property
+    def holds_slots(self) -> bool:
+        """Whether it holds rows of events, not only sums of a constant size."""
+        return any(not name.startswith("fixed.") for name in self.empty())
+
     def reach(self, position_M: Tensor, following: int) -> Tensor:
         """Of a layer that holds slots: which of them a query at `following` or later may read."""
         return torch.ones(len(position_M), dtype=torch.bool)
