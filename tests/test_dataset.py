@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gistrec.dataset import Dataset
+from gistrec.dataset import Dataset, Vocabulary
 from gistrec.errors import ConfigError, DataError
 from gistrec.events import Events, read
 from gistrec.testing.data import stride_dataset
@@ -119,3 +119,12 @@ def test_popularity_does_not_see_the_targets():
 def test_the_vocabulary_knows_its_items():
     items = Dataset.from_events(BASKETS).items
     assert [items.index(7), items.index(1), items.title(0)] == [2, -1, "5"]
+    assert items.indices(np.array([7, 1, 5, 99, -3])).tolist() == [2, -1, 0, -1, -1]
+    assert items.indices(np.array(["7", "x"])).tolist() == [-1, -1]
+
+
+def test_a_vocabulary_of_texts_knows_its_items():
+    items = Vocabulary(np.array(["a", "b"], dtype=object))
+    assert items.indices(np.array(["b", "c", "a"], dtype=object)).tolist() == [1, -1, 0]
+    assert items.indices(np.array([1, 2])).tolist() == [-1, -1]
+    assert Vocabulary(np.zeros(0, np.int64)).indices(np.array([4])).tolist() == [-1]

@@ -42,6 +42,13 @@ class Vocabulary:
         """The dense index of an item, or -1 if the model does not know it."""
         return self._index.get(item_id, -1)
 
+    def indices(self, item_ids: NDArray[Any]) -> Ints:
+        """The dense indices of items, -1 for those that the model does not know."""
+        if not len(self) or {self.ids.dtype, item_ids.dtype} != {np.dtype(np.int64)}:
+            return np.array([self.index(item) for item in item_ids.tolist()], np.int64)
+        place = np.searchsorted(self.ids, item_ids).clip(max=len(self) - 1)
+        return np.where(self.ids[place] == item_ids, place, -1)
+
     def title(self, index: int) -> str:
         """An item's name, or its id where no name is known."""
         item = self.ids[index]

@@ -18,7 +18,7 @@ from typing import NamedTuple, Self
 import numpy as np
 import torch
 
-from gistrec.dataset import History
+from gistrec.dataset import History, Ints
 from gistrec.errors import (
     ConfigError,
     ConflictError,
@@ -195,10 +195,7 @@ class Recommender:
         if self.scheme == "leave_last_out" if exclude_seen is None else exclude_seen:
             seen = self._history(self.log.read(user_id)).item_index
         (best,) = self.backbone.top_k([state], k, exclude=[seen], at=[at])
-        return [
-            self._scored(index, score)
-            for index, score in zip(best.item_index.tolist(), best.score.tolist(), strict=True)
-        ]
+        return self._scored(best.item_index, best.score.tolist())
 
     def rank(
         self, user_id: str, item_ids: Sequence[ItemId], *, at: int | None = None
@@ -218,8 +215,8 @@ class Recommender:
             return []
         state = self._current(user_id).state
         score_N = self.backbone.score([state], torch.tensor(index), at=[at])[0]
-        order = score_N.argsort(descending=True, stable=True).tolist()
-        return [self._scored(index[n], float(score_N[n])) for n in order]
+        order = score_N.argsort(descending=True, stable=True)
+        return self._scored(np.array(index)[order.numpy()], score_N[order].tolist())
 
     def sizes(self, user_id: str) -> Observed:
         """A user's events and bytes, without reading the state (0 if there is none)."""
@@ -284,7 +281,7 @@ class Recommender:
 
     def _history(self, logged: Logged, *, not_before: int = 0) -> History:
         """Logged events as the model sees them: known items, times that never go back."""
-        index = np.fromiter((self.items.index(i) for i in logged.item_id.tolist()), np.int64)
+        index = self.items.indices(logged.item_id)
         times = np.maximum.accumulate(np.concatenate([[not_before], logged.timestamp]))[1:]
         known = index >= 0
         return History(index[known], times[known])
@@ -333,11 +330,12 @@ class Recommender:
         # as the store will give it back, so that a second request equals the first
         return self.states.save(user_id, state, grown_from=held)
 
-    def _scored(self, index: int, score: float) -> Scored:
-        item = self.items.ids[index]
-        return Scored(
-            item.item() if isinstance(item, np.generic) else item, score, self.items.title(index)
-        )
+    def _scored(self, index: Ints, scores: Sequence[float]) -> list[Scored]:
+        titles = self.items.titles
+        return [
+            Scored(item, score, titles.get(item, str(item)))
+            for item, score in zip(self.items.ids[index].tolist(), scores, strict=True)
+        ]
 
 
 def identity_recipe(model: Model) -> Recipe:
