@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 #include <vector>
 
 #include "pages.h"
@@ -36,6 +37,16 @@ Scratch scratch_of(const Items& items, size_t queries, size_t k) {
             grown(best, batch * room(k))};
 }
 
+// Order items by chunk, by counting.
+void by_chunk(const int64_t* from, size_t n, size_t count, uint32_t* item, uint32_t* end) {
+    std::fill_n(end, chunks(count), 0u);
+    for (size_t j = 0; j < n; ++j) ++end[size_t(from[j]) / kChunk];
+    std::partial_sum(end, end + chunks(count), end);
+    for (size_t j = 0; j < n; ++j) item[--end[size_t(from[j]) / kChunk]] = uint32_t(from[j]);
+    std::copy(end + 1, end + chunks(count), end);  // starts are the ends of those before
+    end[chunks(count) - 1] = uint32_t(n);
+}
+
 class Scan {
   public:
     Scan(Array<const float, 2> row_VD, Array<const float, 1> bias_V) : rows_(row_VD) {
@@ -57,21 +68,27 @@ class Scan {
         GISTREC_PICK(scan_pack)(items_);
     }
 
-    // seen holds the queries' items one after the other, end_B where each query's end.
+    // seen holds the queries' items one after the other, end_B where each query's end. False: a query
+    // is not finite.
     bool top_k(Array<const float, 2> query_BD, Array<const int64_t, 1> seen,
                Array<const int64_t, 1> end_B, Array<int64_t, 2> item_BK,
                Array<float, 2> score_BK) const {
+        thread_local std::vector<uint32_t> left_out, ends;
         const size_t queries = query_BD.shape(0), k = item_BK.shape(1);
         nb::gil_scoped_release unlocked;
         const Scratch scratch = scratch_of(items_, queries, k);
+        uint32_t* item = grown(left_out, seen.shape(0));
+        uint32_t* end = grown(ends, std::min(queries, kBatch) * chunks(items_.count));
         Seen seen_B[kBatch];
         int64_t start = 0;
         for (size_t first = 0; first < queries; first += kBatch) {
             const size_t batch = std::min(kBatch, queries - first);
             for (size_t b = 0; b < batch; ++b) {
-                const int64_t end = end_B.data()[first + b];
-                seen_B[b] = {seen.data() + start, size_t(end - start)};
-                start = end;
+                const size_t n = size_t(end_B.data()[first + b] - start);
+                uint32_t* own = end + b * chunks(items_.count);
+                by_chunk(seen.data() + start, n, items_.count, item + start, own);
+                seen_B[b] = {item + start, own};
+                start += n;
             }
             if (!GISTREC_PICK(scan_top_k)(items_, query_BD.data() + first * items_.width, batch,
                                           seen_B, k, scratch, item_BK.data() + first * k,

@@ -338,7 +338,8 @@ bool scan_top_k(const Items& items, const float* query_BD, size_t queries, const
         query_B[b].best.begin(scratch.best + b * room(k), k);
         query_B[b].seen = seen_B[b];
     }
-    for (size_t first = 0; first < items.count; first += kChunk) {
+    for (size_t chunk = 0; chunk < chunks(items.count); ++chunk) {
+        const size_t first = chunk * kChunk;
         const size_t n = std::min(kChunk, padded(items.count) - first);
         if (queries > 1) fetch(items, first, n);
         for (size_t start = 0; start < queries; start += kGroup) {
@@ -348,11 +349,9 @@ bool scan_top_k(const Items& items, const float* query_BD, size_t queries, const
                 const size_t b = start + g;
                 float* bound = scratch.bound + g * kChunk;
                 for (size_t i = items.count - first; i < n; ++i) bound[i] = -INFINITY;
-                for (Seen& seen = query_B[b].seen; seen.count; ++seen.item, --seen.count) {
-                    const size_t at = size_t(*seen.item) - first;
-                    if (at >= n) break;
-                    bound[at] = -INFINITY;
-                }
+                const Seen& seen = query_B[b].seen;
+                for (uint32_t j = chunk ? seen.end[chunk - 1] : 0; j < seen.end[chunk]; ++j)
+                    bound[seen.item[j] - first] = -INFINITY;
                 absorb(items, query_B[b], first, n, bound, scratch.candidate);
             }
         }

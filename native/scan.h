@@ -36,9 +36,9 @@ struct Items {
     float highest;        // max |b_i|
 };
 
-struct Seen {  // items to leave out, ascending
-    const int64_t* item;
-    size_t count;
+struct Seen {  // items to leave out, ordered by chunk, and where each chunk's end
+    const uint32_t* item;
+    const uint32_t* end;
 };
 
 // What a scan writes on, kept from request to request.
@@ -49,6 +49,8 @@ struct Scratch {
     uint32_t* candidate;  // kChunk
     uint64_t* best;       // kBatch * room(k)
 };
+
+inline size_t chunks(size_t count) { return (count + kChunk - 1) / kChunk; }
 
 inline size_t padded(size_t count) { return (count + kTile - 1) / kTile * kTile; }
 

@@ -111,20 +111,19 @@ class Scan:
 
 
 def _joined(exclude: Sequence[Ints] | None, queries: int, count: int) -> tuple[Ints, Ints]:
-    """Items to leave out, ascending per query, and where each query's end."""
+    """Items to leave out, query after query, and where each query's end."""
     if exclude is None:
         return np.zeros(0, np.int64), np.zeros(queries, np.int64)
     if len(exclude) != queries:
         raise DataError(f"{len(exclude)} lists of items to leave out for {queries} queries")
-    parts = [np.sort(np.asarray(items, np.int64)) for items in exclude]
-    seen = parts[0] if len(parts) == 1 else np.concatenate([np.zeros(0, np.int64), *parts])
-    for part in parts:
-        if len(part) and not 0 <= part[0] <= part[-1] < count:
-            raise DataError(
-                f"items {part[0]} to {part[-1]} are to be left out: allowed are indices 0 to "
-                f"{count - 1}"
-            )
-    return seen, np.cumsum([len(part) for part in parts], dtype=np.int64)
+    seen = exclude[0] if queries == 1 else np.concatenate([np.zeros(0, np.int64), *exclude])
+    seen = np.ascontiguousarray(seen, np.int64)
+    if len(seen) and seen.view(np.uint64).max() >= count:  # below 0 is beyond 2^63
+        raise DataError(
+            f"items {seen.min()} to {seen.max()} are to be left out: allowed are indices 0 to "
+            f"{count - 1}"
+        )
+    return seen, np.array([len(items) for items in exclude], np.int64).cumsum()
 
 
 def _scan_torch(
@@ -188,13 +187,14 @@ def _compiled() -> Any:
         start = 0
         for b in range(len(query_BD)):
             query_D, item_K, score_K = query_BD[b], item_BK[b], score_BK[b]
-            exact_D, size = query_D.astype(np.float64), 0
+            exact_D = query_D.astype(np.float64)
+            left_out_V = np.zeros(len(row_VD), np.bool_)
+            left_out_V[seen[start : end_B[b]]] = True
+            start = end_B[b]
             # a heap of places that nobody has taken: worse than any item
             item_K[:], score_K[:] = -1, -np.inf
             for item in range(len(row_VD)):
-                while start < end_B[b] and seen[start] < item:
-                    start += 1
-                if start < end_B[b] and seen[start] == item:
+                if left_out_V[item]:
                     continue
                 bias = bias_V[item] if len(bias_V) else np.float32(0)
                 if dot(query_D, row_VD[item]) + bias + slack_B[b] < score_K[0]:
@@ -202,7 +202,6 @@ def _compiled() -> Any:
                 exact = np.float32(dot(exact_D, row_VD[item]) + np.float64(bias))
                 if exact > score_K[0]:
                     settle(item_K, score_K, 0, len(item_K), item, exact)
-            start = end_B[b]
             for size in range(len(item_K) - 1, 0, -1):  # the worst goes to the end
                 item, score = item_K[size], score_K[size]
                 item_K[size], score_K[size] = item_K[0], score_K[0]
