@@ -38,6 +38,9 @@ chaos: $(VENV)/.dev  ## kill -9 during 100,000 appends, 50 times a store: hours;
 scan: $(VENV)/.demo  ## how fast the best of a million items are found (needs an idle machine)
 	$(BIN)/python benchmarks/catalogue_scan.py
 
+peers: $(VENV)/.demo  ## what a recommendation takes beside RecBole, RecTools and implicit (needs an idle machine)
+	$(BIN)/python benchmarks/peers.py
+
 bench-smoke: $(VENV)/.demo  ## a benchmark of seconds, to see that it runs; its numbers mean nothing
 	$(BIN)/gistrec bench --data "synthetic(users=100, length=100, items=500)" --backbone "hstu()" \
 		--epochs 1 --codec "recent(keep=16) | int8()" --codec "rvq()" --online --out runs/smoke/results.jsonl
@@ -66,4 +69,4 @@ $(VENV)/.demo $(VENV)/.dev: $(VENV)/.%: pyproject.toml
 	@$(BIN)/python -m pip install --quiet --editable '.[$*]'
 	@touch $@ $(if $(filter dev,$*),$(VENV)/.demo)
 
-.PHONY: check test slow demo accuracy rescale long scan chaos bench-smoke fix golden clean help planted
+.PHONY: check test slow demo accuracy rescale long scan peers chaos bench-smoke fix golden clean help planted
