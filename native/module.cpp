@@ -6,6 +6,7 @@
 namespace nb = nanobind;
 
 void bind_attention(nb::module_& m);
+void bind_integers(nb::module_& m);
 void bind_nearest(nb::module_& m);
 void bind_partition(nb::module_& m);
 void bind_scan(nb::module_& m);
@@ -18,6 +19,7 @@ NB_MODULE(_native, m) {
         return names[gistrec::level()];
     });
     bind_attention(m);
+    bind_integers(m);
     bind_nearest(m);
     bind_partition(m);
     bind_scan(m);

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gistrec.errors import CorruptStateError
+from gistrec.kernels.integers import decode
 
 Ints = NDArray[np.int64]
 Residuals = NDArray[np.uint64]
@@ -120,6 +121,9 @@ class Reader:
 
     def varints(self, count: int) -> Ints:
         """`count` zigzagged values."""
+        if count and (found := decode(self.data, self.at, count, varints=True)):
+            self.at += found[1]
+            return found[0]
         return _unzigzag(self._chunks(count, 7))
 
     def ints(self, count: int) -> Ints:
@@ -130,6 +134,9 @@ class Reader:
             raise CorruptStateError(
                 f"an array of {count} values is not credible: the bytes are damaged"
             )
+        if found := decode(self.data, self.at, count):
+            self.at += found[1]
+            return found[0]
         if self._next_is(UNIT):
             unit, rest = self.varint(), self.varint()
             scaled = self._runs(count).view(np.uint64) * np.uint64(unit) + np.uint64(rest)
