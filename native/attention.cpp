@@ -92,7 +92,8 @@ struct Tile {
     std::uint8_t bucket_copy[ROWS * COLUMNS], mask_copy[ROWS * COLUMNS];
     const std::uint8_t *bucket = nullptr, *mask = nullptr;
     long bucket_row = 0, mask_row = 0;
-    long b, h, q0, rows, j, columns;
+    long b, h, q0, rows, j;
+    long columns, wide;  // slots of the block that any row may see, and those in whole vectors
     const std::int32_t* query;
     const float *near, *far;  // of the head; near is reversed, with COLUMNS zeros on both sides
     std::int32_t lowest, highest;
@@ -112,6 +113,8 @@ struct Tile {
         j = block, columns = std::min<long>(COLUMNS, a.slots - j * COLUMNS);
         const Slots::Block& s = slots.block[j];
         if (s.first > s.last || highest < s.first) return false;
+        if (s.in_a_row) columns = std::min<long>(columns, static_cast<long>(highest) - s.base + 1);
+        wide = rounded(columns);
         whole_block = s.all_real && lowest >= s.last && !a.mask;
         if (a.mask) {
             mask = a.mask + b * a.mask_user + h * a.mask_head + q0 * a.mask_row + j * COLUMNS;
@@ -131,10 +134,10 @@ struct Tile {
 
     // Vectors must not read behind a narrow last block.
     void fit(const std::uint8_t*& from, long& row, std::uint8_t* copy) const {
-        if (columns == COLUMNS) return;
+        if (j + 1 < slots.blocks) return;
         for (long r = 0; r < rows; ++r)
             for (long n = 0; n < COLUMNS; ++n)
-                copy[r * COLUMNS + n] = n < columns ? from[r * row + n] : 0;
+                copy[r * COLUMNS + n] = j * COLUMNS + n < a.slots ? from[r * row + n] : 0;
         from = copy, row = COLUMNS;
     }
 
@@ -183,7 +186,7 @@ struct Tile {
                 clear(r);
                 continue;
             }
-            for (long n = 0; n < COLUMNS; n += W) {
+            for (long n = 0; n < wide; n += W) {
                 const vec s = biased(r, n), w = s / (1.0f + exp(-s));
                 store(x + r * COLUMNS + n, whole_block ? w : select(seen(r, n), w, vec{}));
             }
@@ -199,7 +202,7 @@ struct Tile {
                 continue;
             }
             vec most = all(-INFINITY);
-            for (long n = 0; n < COLUMNS; n += W) {
+            for (long n = 0; n < wide; n += W) {
                 vec s = biased(r, n);
                 if (!whole_block) s = select(seen(r, n), s, all(-INFINITY));
                 store(x + r * COLUMNS + n, s);
@@ -212,7 +215,7 @@ struct Tile {
             }
             shrink[r] = std::exp(top[r] - here), top[r] = here;
             vec sums = {};
-            for (long n = 0; n < COLUMNS; n += W) {
+            for (long n = 0; n < wide; n += W) {
                 const vec s = load(x + r * COLUMNS + n);
                 const vec w = select(s == all(-INFINITY), vec{}, exp(s - here));
                 store(x + r * COLUMNS + n, w);
@@ -230,7 +233,7 @@ struct Tile {
                 clear(r);
                 continue;
             }
-            for (long n = 0; n < COLUMNS; n += W) {
+            for (long n = 0; n < wide; n += W) {
                 const vec s = biased(r, n);
                 vec w, g = load(y + r * COLUMNS + n);
                 if (SOFTMAX) {
@@ -252,7 +255,7 @@ struct Tile {
             float* row = y + r * COLUMNS;
             if (slots.block[j].in_a_row) {
                 float* into = grad_near + offset(r);
-                for (long n = 0; n < COLUMNS; n += W) store(into + n, load(into + n) + load(row + n));
+                for (long n = 0; n < wide; n += W) store(into + n, load(into + n) + load(row + n));
             } else {
                 for (long n = 0; n < columns; ++n)
                     grad_near[COLUMNS + a.distances - 1 - distance(r, n)] += row[n];
@@ -262,6 +265,10 @@ struct Tile {
 
     // A histogram for each place in a vector, so that sums of one bucket do not wait for another.
     static void count(float* into, const std::uint8_t* b, vec g) {
+        if (!std::memcmp(b, b + 1, W - 1)) {  // old events share a bucket
+            store(into + b[0] * W, load(into + b[0] * W) + g);
+            return;
+        }
         for (int n = 0; n < W; ++n) into[b[n] * W + n] += g[n];
     }
 };
@@ -325,7 +332,7 @@ void forward(const Attention& a) {
                 std::fill_n(top, ROWS, -INFINITY), std::fill_n(total, ROWS, 0.0f);
                 for (long j = 0; j < slots.blocks; ++j) {
                     if (!tile.turn(j)) continue;
-                    multiply(rows, COLUMNS, a.k_width, q.data(), k_wide, 1,
+                    multiply(rows, tile.wide, a.k_width, q.data(), k_wide, 1,
                              k + j * a.k_width * COLUMNS, COLUMNS, tile.x, COLUMNS, true);
                     if (SOFTMAX) {
                         tile.softmax(top, total, shrink);
@@ -389,10 +396,10 @@ void backward(const Attention& a) {
                 for (long j = 0; j < slots.blocks; ++j) {
                     if (!tile.turn(j)) continue;
                     const long first = j * COLUMNS;
-                    multiply(rows, COLUMNS, a.k_width, q.data(), k_wide, 1,
+                    multiply(rows, tile.wide, a.k_width, q.data(), k_wide, 1,
                              k_across.data() + (k_head * slots.blocks + j) * a.k_width * COLUMNS,
                              COLUMNS, tile.x, COLUMNS, true);
-                    multiply(rows, COLUMNS, a.v_width, grad.data(), v_wide, 1,
+                    multiply(rows, tile.wide, a.v_width, grad.data(), v_wide, 1,
                              v_across.data() + (v_head * slots.blocks + j) * a.v_width * COLUMNS,
                              COLUMNS, tile.y, COLUMNS, true);
                     tile.backward(log_sum, paid, grad_near.data() + h * distances,
