@@ -6,6 +6,7 @@
 namespace nb = nanobind;
 
 void bind_attention(nb::module_& m);
+void bind_dropout(nb::module_& m);
 void bind_integers(nb::module_& m);
 void bind_nearest(nb::module_& m);
 void bind_partition(nb::module_& m);
@@ -19,6 +20,7 @@ NB_MODULE(_native, m) {
         return names[gistrec::level()];
     });
     bind_attention(m);
+    bind_dropout(m);
     bind_integers(m);
     bind_nearest(m);
     bind_partition(m);

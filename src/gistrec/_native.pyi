@@ -36,6 +36,7 @@ def step(
     count: float,
     users: Sequence[int],
 ) -> None: ...
+def dropout(x: int, out: int, count: int, dropped: int, seed: int) -> None: ...
 
 class Scan:
     """The catalogue scan of `gistrec.kernels.scan`."""

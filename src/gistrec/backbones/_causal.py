@@ -24,6 +24,7 @@ from gistrec.backbones._fused import Fused
 from gistrec.backbones._layer import Layer, Step
 from gistrec.backbones._scores import Asked, best, scores
 from gistrec.dataset import Batch, History, Ints
+from gistrec.kernels.dropout import Dropout
 from gistrec.memories import Held
 from gistrec.state import UserState, positions
 
@@ -56,7 +57,7 @@ class Causal(Backbone):
         self.head = ItemHead(
             num_items, width, temperature=temperature, negatives=negatives, repeats=repeats
         )
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         if suffix := max(layer.suffix for layer in layers):
             self.registers = nn.Parameter(torch.randn(suffix, width) * 0.16)
         self.suffix = suffix

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gistrec.backbones._layer import Layer, Step
+from gistrec.kernels.dropout import Dropout
 from gistrec.memories import Held
 
 CHUNK = 64
@@ -27,7 +28,7 @@ class RecurrentLayer(Layer):
         super().__init__()
         self.norm_in, self.norm_mid = nn.LayerNorm(width), nn.LayerNorm(width)
         self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     @abstractmethod
     def mix(self, x_BSD: Tensor, held: Held, step: Step) -> tuple[Tensor, Held]:

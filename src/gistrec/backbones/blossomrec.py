@@ -35,6 +35,7 @@ from gistrec.backbones._blocks import POSITION_BUCKETS, RelativeBias
 from gistrec.backbones._causal import Causal
 from gistrec.backbones._layer import Layer, Step
 from gistrec.errors import ConfigError
+from gistrec.kernels.dropout import Dropout
 from gistrec.memories import Held, heads
 
 _NEWER = 1e-5
@@ -59,7 +60,7 @@ class _BlossomLayer(Layer):
         self.gate.bias.data = torch.tensor([-2.0, 2.0] * num_heads)
         self.position = RelativeBias(num_heads, POSITION_BUCKETS)
         self.up, self.down = nn.Linear(width, 2 * width), nn.Linear(2 * width, width)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x_BQD: Tensor, held: Held | None, step: Step) -> tuple[Tensor, Held]:
         n_BQD = self.norm_in(x_BQD)

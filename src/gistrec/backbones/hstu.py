@@ -24,6 +24,7 @@ from gistrec.backbones._causal import Causal
 from gistrec.backbones._layer import MemoryLayer, Step, StepReader
 from gistrec.errors import ConfigError
 from gistrec.kernels import step as kernel
+from gistrec.kernels.dropout import Dropout
 from gistrec.memories import Held, Size
 from gistrec.registry import Spec
 
@@ -58,7 +59,7 @@ class _HSTULayer(MemoryLayer):
         self.position = RelativeBias(num_heads, POSITION_BUCKETS)
         self.time = RelativeBias(num_heads, TIME_BUCKETS)
         self.out = nn.Linear(width, width)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def packed(self) -> kernel.Layer | None:
         """With a memory of whole rows."""

@@ -29,6 +29,7 @@ from gistrec.backbones._causal import Causal
 from gistrec.backbones._layer import Layer, Step
 from gistrec.backbones._recurrent import decayed_sums, held_before, log_decay, spread_log_rates
 from gistrec.errors import ConfigError
+from gistrec.kernels.dropout import Dropout
 from gistrec.memories import Held, heads
 
 
@@ -62,7 +63,7 @@ class _RWKVLayer(Layer):
         self.norm_heads = nn.GroupNorm(num_heads, width)
         self.up = nn.Linear(width, 4 * width, bias=False)
         self.down = nn.Linear(4 * width, width, bias=False)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def empty(self) -> Held:
         some, num_heads, rows = self.out.weight, self.num_heads, self.head_dim

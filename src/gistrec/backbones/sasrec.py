@@ -22,6 +22,7 @@ from gistrec.backbones._causal import Causal
 from gistrec.backbones._layer import MemoryLayer, Step, StepReader
 from gistrec.errors import ConfigError
 from gistrec.kernels import step as kernel
+from gistrec.kernels.dropout import Dropout
 from gistrec.memories import Held, Size
 from gistrec.registry import Spec
 
@@ -63,7 +64,7 @@ class _SASRecLayer(MemoryLayer):
         self.memory = memories.build(memory, size)
         self.position = RelativeBias(size.num_heads, POSITION_BUCKETS)
         self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def packed(self) -> kernel.Layer | None:
         """With a memory of whole rows."""
