@@ -101,9 +101,11 @@ class Collective(Memory):
 
     def penalty(self, held: Mapping[str, Tensor], mask_BS: Tensor) -> Tensor:
         """The peak and balance losses over real events."""
-        logits_NCm = held["route"][mask_BS].unflatten(-1, (2, -1))
-        peak = -F.logsigmoid(logits_NCm.amax(-1)).mean()
-        usage_Cm = logits_NCm.softmax(-1).mean(0)
+        # means by weights: taking out the real events would copy a wide tensor, forth and back
+        weight_N = mask_BS.flatten() / mask_BS.sum()
+        logits_NCm = held["route"].flatten(0, 1).unflatten(-1, (2, -1))
+        peak = -(weight_N @ F.logsigmoid(logits_NCm.max(-1).values)).mean()
+        usage_Cm = (weight_N @ logits_NCm.softmax(-1).flatten(1)).unflatten(0, (2, -1))
         balance = (usage_Cm * (usage_Cm * usage_Cm.shape[-1]).clamp(min=1e-9).log()).sum(-1).mean()
         penalty: Tensor = self.peak * peak + self.balance * balance
         return penalty
