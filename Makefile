@@ -41,6 +41,13 @@ scan: $(VENV)/.demo  ## how fast the best of a million items are found (needs an
 peers: $(VENV)/.demo  ## what a recommendation takes beside RecBole, RecTools and implicit (needs an idle machine)
 	$(BIN)/python benchmarks/peers.py
 
+native-check: $(VENV)/.dev  ## the tests of kernels, with the compiled core watched by address and undefined-behaviour sanitizers
+	$(BIN)/pip install --quiet --no-deps --upgrade --target build/sanitized . -C build-dir=build/sanitized-objects \
+		-C install.strip=false -C cmake.define.CMAKE_CXX_FLAGS_RELEASE=-O1 \
+		-C "cmake.define.CMAKE_CXX_FLAGS=-g1 -fsanitize=address,undefined -fno-sanitize-recover=undefined"
+	LD_PRELOAD="$$(cc -print-file-name=libasan.so) $$(cc -print-file-name=libubsan.so)" ASAN_OPTIONS=detect_leaks=0 \
+		$(BIN)/python tests/sanitized.py build/sanitized/gistrec/_native.*.so -q --timeout 1200 tests/kernels
+
 bench-smoke: $(VENV)/.demo  ## a benchmark of seconds, to see that it runs; its numbers mean nothing
 	$(BIN)/gistrec bench --data "synthetic(users=100, length=100, items=500)" --backbone "hstu()" \
 		--epochs 1 --codec "recent(keep=16) | int8()" --codec "rvq()" --online --out runs/smoke/results.jsonl
@@ -69,4 +76,4 @@ $(VENV)/.demo $(VENV)/.dev: $(VENV)/.%: pyproject.toml
 	@$(BIN)/python -m pip install --quiet --editable '.[$*]'
 	@touch $@ $(if $(filter dev,$*),$(VENV)/.demo)
 
-.PHONY: check test slow demo accuracy rescale long scan peers chaos bench-smoke fix golden clean help planted
+.PHONY: check test slow demo accuracy rescale long scan peers chaos bench-smoke native-check fix golden clean help planted
