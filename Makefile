@@ -68,8 +68,8 @@ clean:  ## remove the environment and what tools left behind; trained models and
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
-# The stamps say which extra of pyproject.toml is installed; both share the environment, dev has all.
-$(VENV)/.demo $(VENV)/.dev: $(VENV)/.%: pyproject.toml
+# The stamps say which extra of pyproject.toml is installed; both share the environment, dev has all. A changed kernel is compiled anew.
+$(VENV)/.demo $(VENV)/.dev: $(VENV)/.%: pyproject.toml $(wildcard native/*)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "gistrec needs Python 3.11 or newer: make PYTHON=python3.12")'
 	@echo "installing gistrec[$*] into $(VENV) (once; PyTorch is large)"
 	@$(PYTHON) -m venv $(VENV)

@@ -294,7 +294,8 @@ class Subject:
             for n, code, state in zip(active, *now, strict=True):
                 encoded[n], states[n] = code, state
         sizes = np.array([len(recipe.pack(s)) for s in encoded])
-        return Held(self.lists_of(self.online_sample, states), sizes, _parts(recipe, encoded))
+        sample = encoded[:: len(encoded) // _SPLIT_USERS + 1]
+        return Held(self.lists_of(self.online_sample, states), sizes, _parts(recipe, sample))
 
 
 def log_history(log: HistoryLog, user_id: str, dataset: Dataset, history: History) -> None:

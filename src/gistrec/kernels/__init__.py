@@ -1,7 +1,8 @@
 """Compute of the hot paths, three ways: compiled (`gistrec._native`), Numba, and plain PyTorch.
 
 One file per kernel. The compiled core is chosen where it was built, else Numba where it is
-installed, else PyTorch, which is the reference that the other two are tested against.
+installed, else PyTorch, which is the reference that the other two are tested against. Numba has a
+form of the catalogue's scan alone; all else is then PyTorch.
 `GISTREC_KERNELS=native|numba|torch` in the environment overrides; `gistrec doctor` tells.
 """
 
