@@ -204,8 +204,9 @@ class _Bench:
 
     def _of(self, **changes: Any) -> Trial:
         trial = dataclasses.replace(self._trial, **changes)
-        specs = [trial.recipe, "" if trial.kind == "baseline" else trial.backbone]
-        specs.append(str(_option(self.subject.backbone, "memory") or ""))
+        specs = [trial.recipe]
+        if trial.kind != "baseline":
+            specs += [trial.backbone, str(_option(self.subject.backbone, "memory") or "")]
         names = {part.name for spec in specs if spec for part in registry.parse_spec(spec)}
         return dataclasses.replace(trial, code=code_digest(frozenset(names)))
 

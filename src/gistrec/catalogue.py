@@ -10,6 +10,7 @@ that all reach the same budgets.
 import dataclasses
 import importlib
 import inspect
+import itertools
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -29,7 +30,7 @@ BUDGETS = tuple(64 << n for n in range(11))
 """64 B to 64 KB of a user's state."""
 
 RULES = Rules(
-    fit_users=1000,
+    fit_users=500,
     fit_items=4000,
     probe_users=160,
     online_users=1000,
@@ -171,10 +172,10 @@ def jobs(backbone: str) -> list[Job]:
         else:
             behind.append(f"rvq(levels=1) | {spec}" if stage == codecs.BYTES else str(spec))
     kept = [*_COMPOSED, *(f"{_WINDOW} | {precision}" for precision in behind)]
-    kept += [f"{chosen} | {precision}" for precision in _BEHIND for chosen in slots]
-    found = [Job(full, tuple(kept), BUDGETS[::3])]
+    first, *rest = ([f"{chosen} | {precision}" for chosen in slots] for precision in _BEHIND)
+    found = [Job(full, tuple(itertools.chain(kept, first, *rest)), BUDGETS[::3])]
     found += [Job(spec, recipes(spec), BUDGETS) for spec in others]
-    return [*found, Job(full, tuple(kept), BUDGETS)]
+    return [*found, Job(full, (*kept, *first), BUDGETS)]
 
 
 def _memories(change: dict[str, Any]) -> list[Spec]:

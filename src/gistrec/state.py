@@ -75,10 +75,17 @@ class UserState:
         """
         if all(name.startswith("hint.") for name, _ in self.slots()):
             return self
+        count = len(index_M)
+        first = int(index_M[0]) if count else 0
+        window = not count or int(index_M[-1]) - first + 1 == count
         kept = dict(self.tensors)
         for name, tensor in {"pos": positions(self), **dict(self.slots())}.items():
             whole = self.hint(name) if name.startswith("hint.") else tensor
-            kept[name] = whole.index_select(slot_axis(name, whole), index_M)
+            axis = slot_axis(name, whole)
+            if window:  # no copy
+                kept[name] = whole.narrow(axis, first, count)
+            else:
+                kept[name] = whole.index_select(axis, index_M)
         return self.replace(kept)
 
     def hint(self, name: str) -> Tensor:

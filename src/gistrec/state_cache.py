@@ -64,7 +64,10 @@ class Recipe:
         chain = (codecs.parse(chain) if isinstance(chain, str) else chain).fit(states)
         encoded = chain.encode_many(states)
         manifest = wire.manifest_of(encoded, model=model, codec=str(chain), tables={})
-        chain = chain.fit_bytes([wire.payload(state, manifest) for state in encoded])
+        if chain.byte_codecs:
+            chain = chain.fit_bytes([wire.payload(state, manifest) for state in encoded])
+        else:
+            wire.payload(encoded[0], manifest)  # one shows whether they are the model's
         return cls(chain, replace(manifest, tables=wire.digest(chain.all_tables())))
 
     @property
