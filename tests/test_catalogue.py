@@ -64,9 +64,9 @@ def test_models_learn_the_strides(spec):
 
 def test_recipes_can_be_parsed_and_all_but_those_of_a_constant_size_turned():
     for job in catalogue.jobs(SMALL):
-        for recipe in job.recipes:
+        for recipe, budgets in job.recipes.items():
             codecs.parse(recipe)
-        assert set(job.budgets) <= set(catalogue.BUDGETS)
+            assert set(budgets) <= set(catalogue.BUDGETS)
     assert catalogue.BUDGETS[0] == 64
     assert catalogue.BUDGETS[-1] == 64 * 1024
 
@@ -96,10 +96,13 @@ def test_finalists_are_the_best_within_each_fraction():
     ]
     jobs = catalogue.finalists("sasrec(width=8)", rows, "log")
     small = [f"recent(keep={n})" for n in (8, 7, 6, 5, 4)]
-    assert jobs[0] == catalogue.Job("sasrec(width=8)", tuple(small), (250,))
-    assert jobs[1] == catalogue.Job("sasrec(width=8)", ("int8()", *small[:3]), (800,))
-    assert jobs[2] == catalogue.Job("sasrec(width=8, memory='mqa()')", ("int8()",), (800,))
-    assert [job.budgets for job in jobs[3:]] == [(4000,)] * 2
+    assert [job.backbone for job in jobs] == ["sasrec(width=8)", "sasrec(width=8, memory='mqa()')"]
+    assert jobs[0].recipes == {
+        **dict.fromkeys(small[:3], (250, 800, 4000)),
+        **dict.fromkeys(small[3:], (250,)),
+        "int8()": (800, 4000),
+    }
+    assert jobs[1].recipes == {"int8()": (800, 4000)}
 
 
 def test_finalists_of_nothing():

@@ -8,7 +8,7 @@ count.
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -86,7 +86,7 @@ def run(
     out: str | Path,
     *,
     data: str,
-    recipes: Sequence[str],
+    recipes: Sequence[str] | Mapping[str, Sequence[int]],
     budgets: Sequence[int] = (),
     rules: Rules | None = None,
     quiet: bool = False,
@@ -101,7 +101,8 @@ def run(
         dataset: The log that it was trained on.
         out: The JSONL file; made if it does not exist.
         data: Name of the log, for the rows.
-        recipes: Codec specs, for example `["recent(keep=64) | int8()"]`.
+        recipes: Codec specs, for example `["recent(keep=64) | int8()"]`; or with the budgets of
+            each.
         budgets: Bytes of a user's state. A recipe with a dial is measured at each of them, one
             without as it is. None given: all as they are.
         rules: How to measure.
@@ -113,7 +114,9 @@ def run(
     Raises:
         DataError: the log's items are not the model's. ConfigError, CodecError: a wrong recipe.
     """
-    chains = {str(chain): chain for chain in map(codecs.parse, recipes)}
+    if not isinstance(recipes, Mapping):
+        recipes = dict.fromkeys(recipes, budgets)
+    chains = {str(codecs.parse(spec)): at for spec, at in recipes.items()}
     chains.pop(IDENTITY, None)
     subject = Subject(model, dataset, rules or Rules())
     bench = _Bench(subject, Path(out), data)
@@ -122,8 +125,9 @@ def run(
         ("recompute", bench.recompute),
         (IDENTITY, bench.identity),
     ]
-    for spec, chain in chains.items():
-        for budget in budgets if budgets and has_dial(chain) else [None]:
+    for spec, at in chains.items():
+        chain = codecs.parse(spec)
+        for budget in at if at and has_dial(chain) else [None]:
             label = spec if budget is None else f"{spec} at {budget} B"
             plan.append((label, lambda c=chain, b=budget: bench.recipe(c, b)))  # type: ignore[misc]  # defaults bind the loop's variables
     console = Console(stderr=True)

@@ -28,16 +28,20 @@ FINALISTS = 5
 """So many at each."""
 BUDGETS = tuple(64 << n for n in range(11))
 """64 B to 64 KB of a user's state."""
+FEW_BUDGETS = BUDGETS[::3]
+"""64 B, 512 B, 4 KB and 32 KB."""
 
 RULES = Rules(
     fit_users=500,
     fit_items=4000,
     probe_users=160,
     online_users=1000,
-    online_events=16,
+    online_events=8,
     requests=20,
 )
-"""All users offline; of them 1,000 online, encoded after each of their newest 16 events."""
+"""All users offline; of them 1,000 online, encoded after each of their newest 8 events."""
+FINAL = dataclasses.replace(RULES, online_events=64)
+"""Of finalists: 64 events."""
 
 _WINDOW = "recent(keep=9, sink=0)"
 """Stands before what drops no slots, so that it reaches the budgets."""
@@ -129,8 +133,8 @@ class Job:
     """A model and what to measure it with."""
 
     backbone: str
-    recipes: tuple[str, ...]
-    budgets: tuple[int, ...]
+    recipes: dict[str, tuple[int, ...]]
+    """Budgets in bytes of each."""
 
 
 def models(backbone: str) -> list[str]:
@@ -173,9 +177,9 @@ def jobs(backbone: str) -> list[Job]:
             behind.append(f"rvq(levels=1) | {spec}" if stage == codecs.BYTES else str(spec))
     kept = [*_COMPOSED, *(f"{_WINDOW} | {precision}" for precision in behind)]
     first, *rest = ([f"{chosen} | {precision}" for chosen in slots] for precision in _BEHIND)
-    found = [Job(full, tuple(itertools.chain(kept, first, *rest)), BUDGETS[::3])]
-    found += [Job(spec, recipes(spec), BUDGETS) for spec in others]
-    return [*found, Job(full, (*kept, *first), BUDGETS)]
+    found = [Job(full, dict.fromkeys(itertools.chain(kept, first, *rest), FEW_BUDGETS))]
+    found += [Job(spec, recipes(spec)) for spec in others]
+    return [*found, Job(full, dict.fromkeys((*kept, *first), BUDGETS))]
 
 
 def _memories(change: dict[str, Any]) -> list[Spec]:
@@ -195,13 +199,15 @@ def _unlisted(family: Family, listed: set[str]) -> list[Spec]:
     return found
 
 
-def recipes(spec: str) -> tuple[str, ...]:
-    """Codecs to measure a trained method with."""
+def recipes(spec: str) -> dict[str, tuple[int, ...]]:
+    """Codecs to measure a trained method with, and the budgets of each."""
     state = backbones.build(spec, num_items=1).empty()
     rows = [name for name, tensor in state.tensors.items() if is_row_tensor(name, tensor)]
     if all(name.startswith("fixed.") for name in rows):
-        return ("bf16()", "int8()", "int4()", "rvq(levels=4)", "rvq(levels=1)")
-    return ("int8()", *(f"{_WINDOW} | {precision}" for precision in _BEHIND))
+        of_one_size = ("bf16()", "int8()", "int4()", "rvq(levels=4)", "rvq(levels=1)")
+        return dict.fromkeys(of_one_size, BUDGETS)
+    codes, floats = (f"{_WINDOW} | {precision}" for precision in _BEHIND)
+    return {"int8()": BUDGETS, codes: BUDGETS, floats: FEW_BUDGETS[2:]}
 
 
 def finalists(backbone: str, rows: Sequence[Row], data: str) -> list[Job]:
@@ -224,16 +230,14 @@ def finalists(backbone: str, rows: Sequence[Row], data: str) -> list[Job]:
     counts = Counter(row["backbone"] for row in measured)
     names = models(counts.most_common(1)[0][0])
     full_bytes = max(row["full_bytes"] for row in measured if row["backbone"] == names[0])
-    found = []
+    found: dict[str, dict[str, tuple[int, ...]]] = {}
     for fraction in FRACTIONS:
         budget = round(fraction * full_bytes)
         best: dict[tuple[str, str], Row] = {}
         for row in sorted(measured, key=lambda row: row["ndcg_10"]):
             if row["state_bytes"] <= budget and row["backbone"] in names and not row["seed"]:
                 best[row["backbone"], row["recipe"]] = row
-        ranked = sorted(best, key=lambda key: -best[key]["ndcg_10"])[:FINALISTS]
-        by_model: dict[str, list[str]] = {}
-        for spec, recipe in ranked:
-            by_model.setdefault(models(backbone)[names.index(spec)], []).append(recipe)
-        found += [Job(spec, tuple(chosen), (budget,)) for spec, chosen in by_model.items()]
-    return found
+        for spec, recipe in sorted(best, key=lambda key: -best[key]["ndcg_10"])[:FINALISTS]:
+            chosen = found.setdefault(models(backbone)[names.index(spec)], {})
+            chosen[recipe] = (*chosen.get(recipe, ()), budget)
+    return [Job(spec, chosen) for spec, chosen in found.items()]

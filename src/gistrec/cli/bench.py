@@ -73,9 +73,9 @@ def bench(
     if grid is not None:
         known = results.load(out) if out.exists() else []
         if grid == "finalists":
-            jobs = catalogue.finalists(str(backbone), known, name_of(data))
+            jobs, rules = catalogue.finalists(str(backbone), known, name_of(data)), catalogue.FINAL
         else:
-            jobs = catalogue.jobs(str(backbone))
+            jobs, rules = catalogue.jobs(str(backbone)), catalogue.RULES
         rows = []
         finished = out.with_name(f"{out.stem}-jobs.jsonl")
         for job in (job for number, job in enumerate(jobs) if _in_part(part, number)):
@@ -94,8 +94,7 @@ def bench(
                 out,
                 data=name_of(data),
                 recipes=job.recipes,
-                budgets=job.budgets,
-                rules=dataclasses.replace(catalogue.RULES, users=users),
+                rules=dataclasses.replace(rules, users=users),
                 quiet=work.json or work.quiet,
             )
             results.append(finished, line | {"commit": results.commit()})

@@ -31,3 +31,12 @@ class Recent(Evict):
     def importance(self, state: UserState, layer: int) -> Tensor:
         """The slot's place, (1, M)."""
         return torch.arange(state.num_slots)[None]
+
+    def encode(self, state: UserState) -> UserState:
+        """The same slots that the scores choose, without sorting them."""
+        self.require(state)
+        slots = state.num_slots
+        if slots <= self.keep:
+            return state.select(torch.arange(slots))
+        newest_M = torch.arange(slots - self.keep + self.sink, slots)
+        return state.select(torch.cat([torch.arange(self.sink), newest_M]))
