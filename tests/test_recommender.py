@@ -239,3 +239,42 @@ def test_an_observation_may_be_repeated(recommender):
     with pytest.raises(ConflictError, match="expected were 2"):
         recommender.observe("u", events, expected_length=2)
     assert recommender.describe("u").covered == 7
+
+
+def test_stages_are_told_with_their_seconds(recommender):
+    told = []
+    recommender.on_stage = lambda stage, seconds: told.append((stage, seconds))
+
+    def stages():
+        names = [stage for stage, _ in told]
+        assert all(seconds >= 0 for _, seconds in told)
+        told.clear()
+        return names
+
+    recommender.observe("u", walk(0, 5))
+    assert stages() == ["store", "load", "load", "decode", "load", "compute", "store"]
+    recommender.recommend("u")
+    assert stages() == ["load", "load", "decode", "load", "compute"]
+    recommender.rank("u", [7])
+    assert stages() == ["load", "load", "decode", "compute"]
+    with pytest.raises(DataError):
+        recommender.observe("u", [Event("7", START)])
+    assert stages() == []
+
+
+def test_what_is_logged_while_a_state_is_brought_up_counts_once(recommender):
+    recommender.observe("u", walk(0, 3))
+    length = recommender.log.length
+    more = walk(3, 2)
+
+    def grown(user_id):
+        found = length(user_id)
+        recommender.log.length = length
+        recommender.log.append(user_id, [e.item_id for e in more], [e.timestamp for e in more])
+        return found
+
+    recommender.states.forget("u")
+    recommender.log.length = grown
+    recommender.recommend("u")
+    recommender.observe("v", walk(0, 5))
+    assert recommender.describe("u").slots == recommender.describe("v").slots

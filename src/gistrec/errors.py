@@ -9,6 +9,7 @@
     │   └── FormatVersionError     written in a format this version does not read
     ├── CodecError             a codec can't be applied here
     │   └── BudgetError            no setting of it reaches the byte budget
+    ├── BusyError              too much is asked for at once
     └── StoreError             the store can't do it
         ├── ConflictError          somebody else wrote first (compare-and-set)
         └── StoreUnavailableError  can't be opened or reached
@@ -51,6 +52,19 @@ class CodecError(GistrecError, ValueError):
 
 class BudgetError(CodecError):
     """No setting of the codec reaches the byte budget."""
+
+
+class BusyError(GistrecError):
+    """Too much is asked for at once; what was asked is not done, and may be asked again later.
+
+    Args:
+        message: What was asked.
+        retry_after_s: When to try again, seconds.
+    """
+
+    def __init__(self, message: str, *, retry_after_s: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class StoreError(GistrecError):

@@ -11,9 +11,9 @@ skipped by the model, until a model that knows them rebuilds the state.
 
 import collections
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import NamedTuple, ParamSpec, Self, TypeVar
 
 import numpy as np
 import torch
@@ -34,6 +34,8 @@ from gistrec.stores import StateStore, open_store
 from gistrec.train import Model
 
 ItemId = int | str
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class Event(NamedTuple):
@@ -82,6 +84,10 @@ class UserReport(NamedTuple):
     codec: str
 
 
+def unwatched(stage: str, seconds: float) -> None:
+    """Nobody wants to know how long a stage took; then nothing is timed."""
+
+
 class Recommender:
     """A model, a recipe and a store, as one service.
 
@@ -104,6 +110,11 @@ class Recommender:
         """What is kept of a user without events: no hints but those that the recipe needs."""
         self.counts: collections.Counter[str] = collections.Counter()
         """How often a state was fresh, replayed, missing, stale or corrupt, or a save clashed."""
+        self.on_stage: Callable[[str, float], None] = unwatched
+        """Called after every stage of a request with its name and seconds, in the thread that does
+        the work: `load` (states and histories are read), `decode` (bytes to a state), `compute`
+        (the model), `store` (events and states are encoded and written). One request may go through
+        a stage several times; what is left over is the caller's."""
         self._store = store
 
     @classmethod
@@ -158,8 +169,15 @@ class Recommender:
         kept = None if all(a is None for a in actions) else [a or 0 for a in actions]
         items, times = [e.item_id for e in events], [e.timestamp for e in events]
         ids = [e.event_id for e in events]
-        length = self.log.append(
-            user_id, items, times, kept, event_ids=ids, expected_length=expected_length
+        length = self._timed(
+            "store",
+            self.log.append,
+            user_id,
+            items,
+            times,
+            kept,
+            event_ids=ids,
+            expected_length=expected_length,
         )
         try:
             state_bytes = self._current(user_id).stored_bytes
@@ -193,8 +211,8 @@ class Recommender:
         state = self._current(user_id).state
         seen = np.zeros(0, np.int64)
         if self.scheme == "leave_last_out" if exclude_seen is None else exclude_seen:
-            seen = self._history(self.log.read(user_id)).item_index
-        (best,) = self.backbone.top_k([state], k, exclude=[seen], at=[at])
+            seen = self._history(self._timed("load", self.log.read, user_id)).item_index
+        (best,) = self._timed("compute", self.backbone.top_k, [state], k, exclude=[seen], at=[at])
         return self._scored(best.item_index, best.score.tolist())
 
     def rank(
@@ -214,7 +232,8 @@ class Recommender:
         if not index:
             return []
         state = self._current(user_id).state
-        score_N = self.backbone.score([state], torch.tensor(index), at=[at])[0]
+        score = self._timed("compute", self.backbone.score, [state], torch.tensor(index), at=[at])
+        score_N = score[0]
         order = score_N.argsort(descending=True, stable=True)
         return self._scored(np.array(index)[order.numpy()], score_N[order].tolist())
 
@@ -300,13 +319,13 @@ class Recommender:
         )
 
     def _caught_up(self, user_id: str) -> Held:
-        length = self.log.length(user_id)
-        held, version = None, 0
+        length = self._timed("load", self.log.length, user_id)
+        stored = self._timed("load", self.states.read, user_id)
+        held = None
         try:
-            found = self.states.load(user_id)
+            found = self._timed("decode", self.states.decode, user_id, stored)
         except (StaleStateError, CorruptStateError, FormatVersionError) as error:
             self.counts["corrupt" if isinstance(error, CorruptStateError) else "stale"] += 1
-            version = self.states.version(user_id)
         else:
             if found is not None and found.state.length <= length:
                 held = found
@@ -316,19 +335,31 @@ class Recommender:
                 self.counts["replayed"] += 1
             elif found is not None:  # the log was erased and begun anew under this state
                 self.counts["stale"] += 1
-                version = found.version
             elif length:
                 self.counts["missing"] += 1
-        held = held or Held(self.empty, version, 0, self._empty)
+        held = held or Held(self.empty, stored.version, 0, self._empty)
         if not length:
             return held
         tail = held.state.tensors["tail.time"]
         newest = int(tail[-1]) if len(tail) else 0
-        new = self._history(self.log.read(user_id, held.state.length), not_before=newest)
-        state = self.backbone.append([held.state], [new])[0]
-        state = state.replace(state.tensors, length=length)
+        logged = self._timed("load", self.log.read, user_id, held.state.length)
+        if not len(logged.timestamp):  # the user was forgotten a moment ago
+            return held
+        new = self._history(logged, not_before=newest)
+        state = self._timed("compute", self.backbone.append, [held.state], [new])[0]
+        # counted as read: since the length was asked for, more may have been logged
+        state = state.replace(state.tensors, length=held.state.length + len(logged.timestamp))
         # as the store will give it back, so that a second request equals the first
-        return self.states.save(user_id, state, grown_from=held)
+        return self._timed("store", self.states.save, user_id, state, grown_from=held)
+
+    def _timed(self, stage: str, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        if self.on_stage is unwatched:
+            return call(*args, **kwargs)
+        begun = time.perf_counter()
+        try:
+            return call(*args, **kwargs)
+        finally:
+            self.on_stage(stage, time.perf_counter() - begun)
 
     def _scored(self, index: Ints, scores: Sequence[float]) -> list[Scored]:
         titles = self.items.titles

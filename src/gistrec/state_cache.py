@@ -161,6 +161,25 @@ class Held(NamedTuple):
     """The sealed block it stands on, if it is a large state."""
 
 
+class Stored(NamedTuple):
+    """What a store holds of a user's state, as of one moment."""
+
+    entry: Entry | None
+    """The whole state, or its tail."""
+    block: Entry | None
+    """The sealed block that a tail stands on."""
+
+    @property
+    def version(self) -> int:
+        """To be given to `save`, whether the state can be read or not; 0 if there is none."""
+        return self.entry.version if self.entry else 0
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of both."""
+        return sum(len(found.blob) for found in self if found)
+
+
 class CacheStats(NamedTuple):
     """Bytes of all states in a store; keys and the engine's own overhead are not counted."""
 
@@ -178,19 +197,28 @@ class StateCache:
         self._store = store
 
     def load(self, user_id: str) -> Held | None:
-        """A user's state, or None.
+        """A user's state, or None: `read` and `decode`."""
+        return self.decode(user_id, self.read(user_id))
+
+    def read(self, user_id: str) -> Stored:
+        """What is stored of a user's state, as it is."""
+        check_user_id(user_id)
+        return Stored(*self._store.get_many([_PREFIX + user_id, _SEALED + user_id]))
+
+    def decode(self, user_id: str, stored: Stored) -> Held | None:
+        """The state of what `read` gave, or None if that was nothing.
 
         Raises:
             StaleStateError: it is of another model or recipe. CorruptStateError: it is damaged.
             FormatVersionError: it was written in another format version.
         """
-        entry, block = self._entries(user_id)
+        entry, block = stored
         if entry is None:
             return None
         if not entry.blob.startswith(_TAIL_MARK):
             encoded = self._unpack(entry.blob)
             state = self.recipe.chain.decode(encoded)
-            return Held(state, entry.version, _nbytes(entry, block), encoded)
+            return Held(state, entry.version, stored.nbytes, encoded)
         crc, tail = entry.blob[1 : 1 + _CRC_BYTES], entry.blob[1 + _CRC_BYTES :]
         if block is None or block.blob[-_CRC_BYTES:] != crc:
             raise CorruptStateError(
@@ -200,16 +228,15 @@ class StateCache:
         sealed = _Sealed(self._unpack(block.blob), crc, len(block.blob))
         encoded = _joined(sealed.encoded, self._unpack(tail))
         state = self.recipe.chain.decode(encoded)
-        return Held(state, entry.version, _nbytes(entry, block), encoded, sealed)
+        return Held(state, entry.version, stored.nbytes, encoded, sealed)
 
     def version(self, user_id: str) -> int:
         """The version of a user's entry, readable or not; 0 if there is none."""
-        entry, _ = self._entries(user_id)
-        return entry.version if entry else 0
+        return self.read(user_id).version
 
     def stored_bytes(self, user_id: str) -> int:
         """What a user's state takes, readable or not; 0 if there is none."""
-        return _nbytes(*self._entries(user_id))
+        return self.read(user_id).nbytes
 
     def save(
         self,
@@ -258,13 +285,12 @@ class StateCache:
     def forget(self, user_id: str) -> bool:
         """Remove a user's state, readable or not; whether there was one."""
         while True:
-            entry, block = self._entries(user_id)
-            if entry is None and block is None:
+            stored = self.read(user_id)
+            if not any(stored):
                 return False
-            version = entry.version if entry else 0
             try:
                 self._store.put_many(
-                    [Put(_PREFIX + user_id, None, version), Put(_SEALED + user_id, None)]
+                    [Put(_PREFIX + user_id, None, stored.version), Put(_SEALED + user_id, None)]
                 )
             except ConflictError:
                 continue  # saved in between
@@ -277,18 +303,12 @@ class StateCache:
         for start in range(0, len(users), _KEYS_PER_READ):
             part = users[start : start + _KEYS_PER_READ]
             found = self._store.get_many([k + user for k in (_PREFIX, _SEALED) for user in part])
-            pairs = zip(found[: len(part)], found[len(part) :], strict=True)
-            sizes += [_nbytes(entry, block) for entry, block in pairs if entry]
+            pairs = map(Stored, found[: len(part)], found[len(part) :])
+            sizes += [stored.nbytes for stored in pairs if stored.entry]
         p50, p99 = np.percentile(sizes or [0], [50, 99])
         return CacheStats(len(sizes), sum(sizes), float(p50), float(p99))
 
     # ---- internals ----
-
-    def _entries(self, user_id: str) -> tuple[Entry | None, Entry | None]:
-        """What is stored of a user, as of one moment: the whole state or tail, the sealed block."""
-        check_user_id(user_id)
-        entry, block = self._store.get_many([_PREFIX + user_id, _SEALED + user_id])
-        return entry, block
 
     def _unpack(self, blob: bytes) -> UserState:
         recipe = self.recipe
@@ -332,10 +352,6 @@ def _joined(sealed: UserState, part: UserState) -> UserState:
     for name, tensor in part.slots():
         tensors[name] = torch.cat([sealed.tensors[name], tensor], slot_axis(name, tensor))
     return part.replace(tensors)
-
-
-def _nbytes(entry: Entry | None, block: Entry | None) -> int:
-    return sum(len(found.blob) for found in (entry, block) if found)
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from starlette.requests import ClientDisconnect
 
 from gistrec.errors import (
+    BusyError,
     CodecError,
     ConfigError,
     ConflictError,
@@ -50,6 +51,7 @@ STATUS: Mapping[type[Exception], int] = {
     SchemaError: 422,
     StateError: 500,
     StoreError: 500,
+    BusyError: 503,
     StoreUnavailableError: 503,
 }
 """Error class -> status; the nearest base class counts."""
