@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gistrec.errors import CorruptStateError
-from gistrec.kernels.integers import decode
+from gistrec.kernels import integers as kernel
 
 Ints = NDArray[np.int64]
 Residuals = NDArray[np.uint64]
@@ -58,6 +58,8 @@ def varint(value: int) -> bytes:
 
 def varints(values: Ints) -> bytes:
     """The same for an array of signed values, each zigzagged."""
+    if len(values) and (found := kernel.encode(values, varints=True)) is not None:
+        return found
     return _put_chunks(_zigzag(values), 7)
 
 
@@ -65,6 +67,8 @@ def encode(values: Ints) -> bytes:
     """The shortest coding of an array, method byte included; nothing for an empty one."""
     if not len(values):
         return b""
+    if (found := kernel.encode(values)) is not None:
+        return found
     coded = [_encode_runs(values)]
     low = int(values.min())
     if (spread := int(values.max()) - low) < 1 << 62:
@@ -121,7 +125,7 @@ class Reader:
 
     def varints(self, count: int) -> Ints:
         """`count` zigzagged values."""
-        if count and (found := decode(self.data, self.at, count, varints=True)):
+        if count and (found := kernel.decode(self.data, self.at, count, varints=True)):
             self.at += found[1]
             return found[0]
         return _unzigzag(self._chunks(count, 7))
@@ -134,7 +138,7 @@ class Reader:
             raise CorruptStateError(
                 f"an array of {count} values is not credible: the bytes are damaged"
             )
-        if found := decode(self.data, self.at, count):
+        if found := kernel.decode(self.data, self.at, count):
             self.at += found[1]
             return found[0]
         if self._next_is(UNIT):

@@ -7,6 +7,7 @@ from hypothesis.extra.numpy import arrays
 from gistrec import integers, kernels
 from gistrec.errors import CorruptStateError
 from gistrec.integers import Reader
+from gistrec.kernels import integers as kernel
 from gistrec.kernels.integers import decode
 
 pytestmark = pytest.mark.skipif(not kernels.native(), reason="nothing is compiled")
@@ -24,7 +25,7 @@ def by_numpy(data: bytes, start: int, count: int, varints: bool) -> tuple[list[i
     reader = Reader(data)
     reader.at = start
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(integers, "decode", lambda *_, **__: None)
+        patch.setattr(kernel, "decode", lambda *_, **__: None)
         try:
             values = (reader.varints if varints else reader.ints)(count)
         except CorruptStateError:
@@ -42,6 +43,39 @@ def check(data: bytes, start: int, count: int, *, varints: bool) -> None:
     else:
         assert found is not None
         assert (found[0].tolist(), found[1]) == expected
+
+
+def written_by_numpy(values: np.ndarray) -> tuple[bytes, bytes]:
+    """What the reference writes: the shortest coding, and varints."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kernel, "encode", lambda *_, **__: None)
+        return integers.encode(values), integers.varints(values)
+
+
+def check_written(values: np.ndarray) -> None:
+    assert (kernel.encode(values), kernel.encode(values, varints=True)) == written_by_numpy(values)
+
+
+@given(ARRAYS)
+def test_arrays_are_written_as_by_numpy(values):
+    check_written(values)
+
+
+@given(ARRAYS, st.integers(1, 1 << 20), INT64, st.integers(1, 9))
+def test_so_are_sums_multiples_and_repeats(steps, unit, first, times):
+    with np.errstate(over="ignore"):
+        values = np.cumsum(steps) * unit + first
+    check_written(values)
+    check_written(np.repeat(values, times))
+    check_written(np.repeat(steps % 5 * unit, times))
+
+
+@given(st.integers(0, 3), st.integers(1, 70))
+def test_long_arrays_and_views_are_written_as_by_numpy(seed, bits):
+    rng = np.random.default_rng(seed)
+    values = rng.integers(-(2**62), 2**62, 3000) >> (63 - min(bits, 63))
+    check_written(values)
+    check_written(values[::3])
 
 
 @given(ARRAYS, st.integers(0, 3), st.binary(max_size=3))

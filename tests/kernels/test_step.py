@@ -14,7 +14,7 @@ from gistrec.dataset import History
 from gistrec.state import UserState
 from gistrec.testing.backbones import NUM_ITEMS, close, random_history
 
-pytestmark = pytest.mark.skipif(not kernels.available("native"), reason="no compiled core")
+pytestmark = pytest.mark.skipif(not kernels.native(), reason="the compiled core is not in use")
 
 SPECS = [
     "hstu()",
