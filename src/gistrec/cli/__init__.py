@@ -16,6 +16,7 @@ from gistrec.cli.bench import bench
 from gistrec.cli.data import app as data
 from gistrec.cli.demo import demo
 from gistrec.cli.doctor import doctor
+from gistrec.cli.keys import app as keys
 from gistrec.cli.methods import methods
 from gistrec.cli.plan import plan
 from gistrec.cli.recommend import recommend
@@ -35,7 +36,20 @@ app = App(
     default_parameter=PARAMETER,
     suppress_keyboard_interrupt=False,
 )
-for verb in (bench, data, demo, doctor, methods, plan, recommend, report, serve, state, train):
+for verb in (
+    bench,
+    data,
+    demo,
+    doctor,
+    keys,
+    methods,
+    plan,
+    recommend,
+    report,
+    serve,
+    state,
+    train,
+):
     app.command(verb)
 
 

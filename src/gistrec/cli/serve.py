@@ -1,6 +1,9 @@
 """`gistrec serve`: a model over HTTP."""
 
 from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
 
 from gistrec.cli._output import Work
 from gistrec.cli._service import planned
@@ -14,13 +17,15 @@ def serve(
     store: str = "ram://",
     host: str = "127.0.0.1",
     port: int = 8000,
+    keys: Path | None = None,
+    open_to_all: Annotated[bool, Parameter(name="--open")] = False,
     get: str | None = None,
     work: Work = Work(),
 ) -> int:
     """Serve a model over HTTP.
 
-    The page at / is for trying it. There is no authentication: listen only where trusted callers
-    reach.
+    The page at / is for trying it. Without keys anybody who reaches it may read, write and erase,
+    so it then listens on the loopback interface only.
 
     Args:
         model: Model folder, as `gistrec train` writes it.
@@ -30,17 +35,23 @@ def serve(
             redis://host:6379/0 shares them between servers.
         host: Address to listen on.
         port: Port to listen on; 0 takes a free one.
+        keys: File of the keys that callers need, made by `gistrec keys`.
+        open_to_all: Listen on any address without keys, too.
         get: Answer one GET of this path, print its body and exit, without a socket.
     """
     from gistrec import server
     from gistrec.recommender import Recommender
+    from gistrec.server.keys import KeyRing
 
     if (model is None) == (run is None):
         raise ConfigError("give either --model FOLDER or --run FILE, as `gistrec plan` writes it")
     folder = planned(run, work) if run is not None else model
     with Recommender.load(str(folder), store=store) as recommender:
         if get is None:
-            server.serve(recommender, host=host, port=port)
+            settings = server.Settings(keys=KeyRing(keys) if keys else None)
+            server.serve(
+                recommender, host=host, port=port, open_to_all=open_to_all, settings=settings
+            )
             return 0
         status, _, body = server.get(recommender, get)
     text = body.decode()

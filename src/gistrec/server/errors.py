@@ -18,6 +18,22 @@ from gistrec.errors import (
 from gistrec.server.schema import ErrorDetail
 
 
+class RefusedError(GistrecError):
+    """Base of errors whose answer has headers of its own."""
+
+    headers: Mapping[str, str] = {}
+
+
+class UnauthenticatedError(RefusedError):
+    """The request has no key, or an unknown one."""
+
+    headers = {"WWW-Authenticate": "Bearer"}
+
+
+class ForbiddenError(GistrecError):
+    """The request's key does not have the scope."""
+
+
 class NotFoundError(GistrecError):
     """There is no such route or user."""
 
@@ -43,6 +59,8 @@ STATUS: Mapping[type[Exception], int] = {
     DataError: 400,
     CodecError: 400,
     ClientDisconnect: 400,  # nobody is left to read it
+    UnauthenticatedError: 401,
+    ForbiddenError: 403,
     NotFoundError: 404,
     MethodNotAllowedError: 405,
     ConflictError: 409,

@@ -11,9 +11,12 @@ import msgspec
 from msgspec import Struct
 
 from gistrec.server import schema
+from gistrec.server.keys import SCOPES, Scope
 
 MEANING: Mapping[int, str] = {
     400: "A wrong id, or a body that is not JSON.",
+    401: "No key, or an unknown one, where the server asks for keys.",
+    403: "The key does not have the operation's scope.",
     404: "No such user or route.",
     405: "Another method is meant; the header `Allow` names it.",
     409: "Others wrote the same user at once, or the history has another length than expected.",
@@ -33,6 +36,8 @@ class Operation:
     path: str
     call: Callable[..., Any]
     """Its parameters (besides self) are some of `user_id`, `query` and `body`."""
+    scope: Scope | None
+    """What a key must have, where the server asks for keys; None: no key is asked for."""
     produces: str = "application/json"
     errors: tuple[int, ...] = ()
     """Statuses that it adds to those that follow from its signature."""
@@ -56,6 +61,7 @@ class Operation:
     def statuses(self) -> list[int]:
         """Every error status that it may answer with."""
         found = {500, *self.errors}
+        found |= {401, 403} if self.scope else set()
         found |= {400, 409} if "user_id" in self.types else set()
         found |= {422} if "query" in self.types else set()
         found |= {413, 415, 422} if "body" in self.types else set()
@@ -80,6 +86,7 @@ def document(operations: Sequence[Operation]) -> dict[str, Any]:
         paths.setdefault(operation.path, {})[operation.method.lower()] = {
             "operationId": operation.id,
             "summary": operation.summary,
+            "security": [{"key": [operation.scope]}] if operation.scope else [],
             **_inputs(operation, components),
             "responses": _responses(operation),
         }
@@ -93,7 +100,17 @@ def document(operations: Sequence[Operation]) -> dict[str, Any]:
             "description": "Recommendations from states of a few bytes per user.",
         },
         "paths": paths,
-        "components": {"schemas": components},
+        "components": {
+            "schemas": components,
+            "securitySchemes": {
+                "key": {
+                    "type": "http",
+                    "scheme": "bearer",
+                    "description": "A key of `gistrec keys add`, where the server asks for keys; "
+                    f"its scopes are some of {', '.join(SCOPES)}.",
+                }
+            },
+        },
     }
 
 
@@ -159,10 +176,14 @@ def reference(operations: Sequence[Operation]) -> str:
         "is any text of 1 to 256 bytes, percent-encoded in a path. Unknown fields and parameters",
         "are errors.",
         "",
-        "| operation | path | does |",
-        "|---|---|---|",
+        "| operation | path | scope | does |",
+        "|---|---|---|---|",
     ]
-    lines += [f"| [{o.id}](#{o.id}) | `{o.method} {o.path}` | {o.summary} |" for o in operations]
+    lines += [
+        f"| [{o.id}](#{o.id}) | `{o.method} {o.path}` | {o.scope or 'open'} | {o.summary} |"
+        for o in operations
+    ]
+    lines += _KEYS
     for operation in operations:
         entry = described["paths"][operation.path][operation.method.lower()]
         lines += ["", f"## {operation.id}", "", f"`{operation.method} {operation.path}`"]
@@ -191,6 +212,27 @@ def reference(operations: Sequence[Operation]) -> str:
         *(f"| {status} | {meaning} |" for status, meaning in MEANING.items()),
     ]
     return "\n".join(lines) + "\n"
+
+
+_KEYS = """
+## Keys and scopes
+
+`gistrec serve` answers anybody, and therefore listens on the loopback interface only, unless it is
+told otherwise by `--open`. With `--keys FILE` it asks for a key in the header
+`Authorization: Bearer KEY`:
+
+```sh
+gistrec keys add keys.jsonl --name shop --scope read --scope write  # prints the key, once
+gistrec keys list keys.jsonl
+gistrec keys revoke keys.jsonl --name shop  # running servers refuse it within a second
+```
+
+A key has 256 random bits, and the file holds its SHA-256 only. `read` lets ask for recommendations,
+states, statistics and metrics, `write` append events, `admin` erase. A scope implies no other. Open
+to all are `/healthz`, `/readyz`, `/openapi.json`, and the page `/`, which asks for a key and keeps
+it until it is closed. Keys cross the network as they are: give `--tls-cert` and `--tls-key`, or
+put the server behind a proxy that speaks TLS.
+""".rstrip("\n").split("\n")
 
 
 def _shape(title: str, content: dict[str, Any], described: dict[str, Any]) -> list[str]:

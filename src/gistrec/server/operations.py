@@ -133,8 +133,15 @@ class Service:
             raise _unknown_user(user_id)
         return StateReport(**report._asdict(), ms=ms)
 
+    def drop_state(self, user_id: str) -> Forgotten:
+        """Delete a user's state; the history stays, and the next request builds the state anew."""
+        found, ms = _timed(self.recommender.states.forget, user_id)
+        if not found:
+            raise NotFoundError(f"no state of user {user_id!r} is stored: nothing is to be deleted")
+        return Forgotten(user_id, ms)
+
     def forget(self, user_id: str) -> Forgotten:
-        """Delete a user's state and history."""
+        """Erase a user: history, state, ids of events; nothing of the user is left in the store."""
         found, ms = _timed(self.recommender.forget, user_id)
         if not found:
             raise _unknown_user(user_id)
@@ -182,17 +189,18 @@ class Service:
 
 
 OPERATIONS = (
-    Operation("POST", "/v1/users/{user_id}/events", Service.observe),
-    Operation("GET", "/v1/users/{user_id}/recommendations", Service.recommend),
-    Operation("POST", "/v1/users/{user_id}/rank", Service.rank),
-    Operation("GET", "/v1/users/{user_id}/state", Service.describe, errors=(404,)),
-    Operation("DELETE", "/v1/users/{user_id}/state", Service.forget, errors=(404,)),
-    Operation("GET", "/v1/stats", Service.stats),
-    Operation("GET", "/healthz", Service.healthz),
-    Operation("GET", "/readyz", Service.readyz),
-    Operation("GET", "/metrics", Service.metrics, CONTENT_TYPE_LATEST),
-    Operation("GET", "/", Service.dashboard, "text/html"),
-    Operation("GET", "/openapi.json", Service.openapi),
+    Operation("POST", "/v1/users/{user_id}/events", Service.observe, "write"),
+    Operation("GET", "/v1/users/{user_id}/recommendations", Service.recommend, "read"),
+    Operation("POST", "/v1/users/{user_id}/rank", Service.rank, "read"),
+    Operation("GET", "/v1/users/{user_id}/state", Service.describe, "read", errors=(404,)),
+    Operation("DELETE", "/v1/users/{user_id}/state", Service.drop_state, "admin", errors=(404,)),
+    Operation("DELETE", "/v1/users/{user_id}", Service.forget, "admin", errors=(404,)),
+    Operation("GET", "/v1/stats", Service.stats, "read"),
+    Operation("GET", "/healthz", Service.healthz, None),
+    Operation("GET", "/readyz", Service.readyz, None),
+    Operation("GET", "/metrics", Service.metrics, "read", CONTENT_TYPE_LATEST),
+    Operation("GET", "/", Service.dashboard, None, "text/html"),
+    Operation("GET", "/openapi.json", Service.openapi, None),
 )
 
 

@@ -121,7 +121,7 @@ class StateReport(Struct, frozen=True):
 
 
 class Forgotten(Struct, frozen=True):
-    """The user whose state and history were deleted."""
+    """The user of whom something was deleted."""
 
     user_id: str
     ms: Milliseconds

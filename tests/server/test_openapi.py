@@ -1,0 +1,67 @@
+import json
+import re
+from pathlib import Path
+
+import msgspec
+
+from gistrec import server
+from gistrec.server.openapi import document
+from gistrec.server.operations import OPERATIONS
+
+
+def test_openapi_documents_every_route_and_no_other(http) -> None:
+    described = http("GET", "/openapi.json").json()
+    assert described == json.loads(msgspec.json.encode(document(OPERATIONS)))
+    documented = {
+        (path, method.upper()) for path, methods in described["paths"].items() for method in methods
+    }
+    app = http.app
+    served = {
+        (route.path.replace(":path", ""), method)
+        for route in app.routes
+        for method in route.methods - {"HEAD"}
+    }
+    assert documented == served
+    ids = [m["operationId"] for methods in described["paths"].values() for m in methods.values()]
+    assert len(set(ids)) == len(ids)
+
+
+def test_openapi_is_strict_about_input(http) -> None:
+    described = http("GET", "/openapi.json").json()
+    schemas = described["components"]["schemas"]
+    for name in ("NewEvents", "NewEvent", "Candidates"):
+        assert schemas[name]["additionalProperties"] is False
+    assert schemas["NewEvents"]["properties"]["events"]["maxItems"] == 1000
+    recommend = described["paths"]["/v1/users/{user_id}/recommendations"]["get"]
+    assert [p["name"] for p in recommend["parameters"]] == ["user_id", "k", "exclude_seen", "at"]
+    limits = {"type": "integer", "minimum": 1, "maximum": 1000, "default": 10}
+    assert recommend["parameters"][1]["schema"] == limits
+    described["components"].pop("securitySchemes")
+    references = set(re.findall(r'"#/components/schemas/(\w+)"', json.dumps(described)))
+    assert references == set(schemas)
+
+
+def test_http_reference_is_up_to_date() -> None:
+    page = Path(__file__).parents[2] / "docs" / "http.md"
+    assert page.read_text(encoding="utf-8") == server.http_reference(), (
+        "write gistrec.server.http_reference() to docs/http.md"
+    )
+
+
+def test_openapi_names_the_scope_of_every_operation(http) -> None:
+    described = http("GET", "/openapi.json").json()
+    assert described["components"]["securitySchemes"]["key"]["scheme"] == "bearer"
+    asked = {
+        operation["operationId"]: operation["security"]
+        for methods in described["paths"].values()
+        for operation in methods.values()
+    }
+    assert asked["observe"] == [{"key": ["write"]}]
+    assert asked["metrics"] == [{"key": ["read"]}]
+    assert asked["forget"] == [{"key": ["admin"]}]
+    assert {name for name, security in asked.items() if not security} == {
+        "healthz",
+        "readyz",
+        "dashboard",
+        "openapi",
+    }
