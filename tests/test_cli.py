@@ -588,3 +588,30 @@ def test_demo_passes_its_options_on(run: Run, tmp_path, monkeypatch):
     in_json = run("demo", "--folder", tmp_path, "--json")
     assert (in_json.document, in_json.err) == ({"folder": str(tmp_path)}, "a tour\n")
     assert calls == [(tmp_path, True), (tmp_path, False)]
+
+
+def test_import_and_export(run: Run, log: Path, tmp_path: Path):
+    store, out = f"lmdb://{tmp_path / 'users'}?map_size=64m", tmp_path / "out.parquet"
+    first = run("import", log, "--store", store, "--json")
+    assert first.code == 0
+    assert (first.document["users"], first.document["events"]) == (30, 1200)
+    again = run("import", log, "--store", store)
+    assert "0 events of 30 users added" in again.out
+    assert "1,200 were there already" in again.out
+    assert run("export", "--store", store, "--out", out).out == f"{out}: 1,200 events of 30 users\n"
+    assert read(out).item_id.tolist() == read(log).item_id.tolist()
+
+
+def test_an_import_that_contradicts_the_store_fails(run: Run, tmp_path: Path):
+    store = f"lmdb://{tmp_path / 'users'}?map_size=64m"
+    logs = [tmp_path / "one.csv", tmp_path / "other.csv"]
+    for log, item in zip(logs, (5, 6), strict=True):
+        log.write_text(f"user_id,item_id,timestamp\n7,{item},{100 - item}\n")
+    assert run("import", logs[0], "--store", store).code == 0
+    found = run("import", logs[1], "--store", store)
+    assert found.code == 1
+    assert "1 users were left as they are, such as '7'" in found.out
+
+
+def test_an_import_into_memory_is_refused(run: Run, log: Path):
+    assert run("import", log, "--store", "ram://").code == 2

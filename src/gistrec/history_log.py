@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from gistrec.errors import ConflictError, CorruptStateError, DataError, StateError
 from gistrec.event_ids import EventIds, hash_of
 from gistrec.integers import Ints
-from gistrec.log_blocks import REMEDY, Logged, LogHead, decode_block, joined
+from gistrec.log_blocks import REMEDY, Logged, LogHead, decode_block, joined, overlap
 from gistrec.stores import NUMBERED, Entry, Put, StateStore
 from gistrec.wire import check_user_id
 
@@ -89,16 +89,7 @@ class HistoryLog:
                 )
             if not len(events.timestamp):
                 return head.length
-            if _is_text(events) != head.is_text:
-                kind = "text" if head.is_text else "whole numbers"
-                raise DataError(
-                    f"item ids of user {user_id!r} have been {kind} so far, given now "
-                    f"{list(item_ids)[:3]}: give {kind}"
-                )
-            head, blocks = head.append(events)
-            first = head.num_blocks - len(blocks)
-            puts = [Put(_head_key(user_id), head.to_bytes(), entry.version if entry else 0)]
-            puts += [Put(_block_key(user_id, first + n), blob) for n, blob in enumerate(blocks)]
+            head, puts = _appended(user_id, entry, head, events)
             if hashes:
                 ids = ids.with_new(hashes[place] for place in places)
                 puts.append(Put(_ids_key(user_id), ids.to_bytes()))
@@ -107,10 +98,51 @@ class HistoryLog:
             except ConflictError:
                 continue
             return head.length
-        raise ConflictError(
-            f"the history of user {user_id!r} changed {_ATTEMPTS} times while appending: too many "
-            "writers for one user; try again"
-        )
+        raise _too_many_writers(user_id)
+
+    def extend(self, histories: Sequence[tuple[str, Logged]]) -> list[int | None]:
+        """Add what is not logged yet of many users' histories, in one call of the store.
+
+        Events that stand in the log already, one after another, are not logged again: all of those
+        given, or the first of them at the end of the log. So a call may be repeated.
+
+        Args:
+            histories: Of different users, each with at least one event.
+
+        Returns:
+            Of every user, how many events were added. None: nothing was, since the log holds other
+            events at that time or later ones.
+
+        Raises:
+            DataError: item ids of another kind than the user's earlier ones.
+            StoreUnavailableError: whether the events are logged is not known.
+        """
+        given = [(user_id, _with_texts(events)) for user_id, events in histories]
+        for _ in range(_ATTEMPTS):
+            entries = self._store.get_many([_head_key(user_id) for user_id, _ in given])
+            added: list[int | None] = []
+            puts = []
+            for (user_id, events), entry in zip(given, entries, strict=True):
+                head = _head_of(user_id, entry) or LogHead(is_text=_is_text(events))
+                # the head's version says whether this is still so when it is written
+                known = overlap(self.read(user_id), events) if head.length else 0
+                new = None if known is None else events.part(known)
+                added.append(None if new is None else len(new.timestamp))
+                if added[-1] and new is not None:
+                    puts += _appended(user_id, entry, head, new)[1]
+            try:
+                self._store.put_many(puts)
+            except ConflictError:
+                if len(given) > 1:  # one user's writer must not hold up the others
+                    return [self.extend([one])[0] for one in given]
+                continue
+            return added
+        raise _too_many_writers(given[0][0])
+
+    def heads(self, user_ids: Sequence[str]) -> list[LogHead | None]:
+        """Of every user what says how long the history is and what it holds."""
+        entries = self._store.get_many([_head_key(user_id) for user_id in user_ids])
+        return [_head_of(u, entry) for u, entry in zip(user_ids, entries, strict=True)]
 
     def read(self, user_id: str, start: int = 0) -> Logged:
         """The events from a place in the history on; only the blocks that hold them are read.
@@ -188,6 +220,30 @@ class HistoryLog:
         return (key.removeprefix(_HEADS) for key in self._store.keys(_HEADS))
 
 
+def _appended(
+    user_id: str, entry: Entry | None, head: LogHead, events: Logged
+) -> tuple[LogHead, list[Put]]:
+    """The head with more events, and what is to be written if it is still the same."""
+    if _is_text(events) != head.is_text:
+        kind = "text" if head.is_text else "whole numbers"
+        raise DataError(
+            f"item ids of user {user_id!r} have been {kind} so far, given now "
+            f"{events.item_id[:3].tolist()}: give {kind}"
+        )
+    head, blocks = head.append(events)
+    first = head.num_blocks - len(blocks)
+    puts = [Put(_head_key(user_id), head.to_bytes(), entry.version if entry else 0)]
+    puts += [Put(_block_key(user_id, first + n), blob) for n, blob in enumerate(blocks)]
+    return head, puts
+
+
+def _too_many_writers(user_id: str) -> ConflictError:
+    return ConflictError(
+        f"the history of user {user_id!r} changed {_ATTEMPTS} times while appending: too many "
+        "writers for one user; try again"
+    )
+
+
 def _head_key(user_id: str) -> str:
     return _HEADS + check_user_id(user_id)
 
@@ -241,6 +297,13 @@ def _columns(
         item_id = _int64("item ids", item_ids)
     action = None if actions is None else _int64("actions", actions)
     return Logged(item_id, _int64("timestamps", timestamps), action)
+
+
+def _with_texts(events: Logged) -> Logged:
+    """Events whose text ids, if they are Python's, are checked and made numpy's."""
+    if events.item_id.dtype.kind != "O":
+        return events
+    return events._replace(item_id=_texts(events.item_id.tolist()))
 
 
 def _int64(what: str, values: Iterable[Any]) -> Ints:

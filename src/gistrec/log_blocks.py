@@ -86,15 +86,18 @@ class LogHead:
 
     def append(self, events: Logged) -> tuple["LogHead", list[bytes]]:
         """The head with more events, and the blocks that this fills, if any."""
-        empty = replace(self, tail_events=0, numbers=b"", texts=b"")
-        if self.has_actions or events.action is None:
-            head = self._with_tail(events)
-        else:  # the first action of all
-            head = replace(empty, has_actions=True)._with_tail(joined([self.tail(), events]))
+        has_actions = self.has_actions or events.action is not None
+        empty = replace(self, has_actions=has_actions, tail_events=0, numbers=b"", texts=b"")
+        many = self.tail_events + len(events.timestamp) > TAIL_EVENTS
+        tail = None
+        if many or self.has_actions != has_actions:  # or the first action of all
+            tail = joined([self.tail(), events])
+        if not many:
+            head = self._with_tail(events) if tail is None else empty._with_tail(tail)
+            if not head._is_full:
+                return head, []
+        tail, head = head.tail() if tail is None else tail, empty
         blobs: list[bytes] = []
-        if not head._is_full:
-            return head, blobs
-        tail, head = head.tail(), replace(empty, has_actions=head.has_actions)
         for start in range(0, len(tail.timestamp), BLOCK_EVENTS):
             part = tail.part(start, start + BLOCK_EVENTS)
             if start and not (rest := head._with_tail(part))._is_full:
@@ -255,3 +258,20 @@ def joined(parts: Sequence[Logged]) -> Logged:
         if all(part.action is None for part in parts)
         else np.concatenate([_actions(part) for part in parts]),
     )
+
+
+def overlap(stored: Logged, given: Logged) -> int | None:
+    """How many of the given events stand in a history: all, or its end is their beginning.
+
+    None if they neither overlap nor come after it.
+    """
+    count, length = len(given.timestamp), len(stored.timestamp)
+    pairs = list(zip(stored.columns(), given.columns(), strict=True))
+    if pairs[0][0].dtype.kind != pairs[0][1].dtype.kind:
+        return 0  # refused when it is written
+    firsts = np.logical_and.reduce([there == new[0] for there, new in pairs])
+    for start in np.flatnonzero(firsts).tolist():
+        shared = min(count, length - start)
+        if all(np.array_equal(t[start : start + shared], n[:shared]) for t, n in pairs):
+            return shared
+    return 0 if given.timestamp[0] >= stored.timestamp.max(initial=-(2**63)) else None

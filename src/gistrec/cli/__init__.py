@@ -16,6 +16,8 @@ from gistrec.cli.bench import bench
 from gistrec.cli.data import app as data
 from gistrec.cli.demo import demo
 from gistrec.cli.doctor import doctor
+from gistrec.cli.export import export
+from gistrec.cli.import_ import import_
 from gistrec.cli.keys import app as keys
 from gistrec.cli.methods import methods
 from gistrec.cli.plan import plan
@@ -41,6 +43,7 @@ for verb in (
     data,
     demo,
     doctor,
+    export,
     keys,
     methods,
     plan,
@@ -51,6 +54,7 @@ for verb in (
     train,
 ):
     app.command(verb)
+app.command(import_, name="import")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
