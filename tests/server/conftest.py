@@ -6,10 +6,12 @@ Run as a script, it serves the fake.
 import asyncio
 import collections
 import contextlib
+import logging
 import re
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -29,6 +31,7 @@ from gistrec.recommender import (
     UserReport,
     identity_recipe,
 )
+from gistrec.server import logs
 from gistrec.server.settings import Settings
 from gistrec.stores import open_store
 from gistrec.testing.data import stride_dataset
@@ -52,10 +55,17 @@ class FakeRecommender:
         self.calls: list[tuple[Any, ...]] = []
         self.observed: list[tuple[list[str | None], int | None]] = []
         self.fault: Exception | None = None
+        self.hold = threading.Event()
+        """Calls wait for it, and say so first."""
+        self.hold.set()
+        self.held = threading.Semaphore(0)
         self.counts: collections.Counter[str] = collections.Counter()
         self.states = SimpleNamespace(forget=lambda user_id: user_id in self.histories)
 
     def _check(self) -> None:
+        if not self.hold.is_set():
+            self.held.release()
+            assert self.hold.wait(60)
         if self.fault:
             raise self.fault
 
@@ -113,9 +123,13 @@ class FakeRecommender:
         return self.histories.pop(user_id, None) is not None
 
     def stats(self) -> SimpleNamespace:
-        self._check()
+        if self.fault:
+            raise self.fault
         users = len(self.histories)
         return SimpleNamespace(users=users, bytes_total=10 * users, bytes_p50=10.0, bytes_p99=10.0)
+
+    def close(self) -> None:
+        self.closed = True
 
 
 class Client:
@@ -155,6 +169,17 @@ def fake() -> FakeRecommender:
 @pytest.fixture
 def http(fake: FakeRecommender) -> Client:
     return Client(fake)
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_before() -> Iterator[None]:
+    """A server sends the logs of its whole process to stderr."""
+    root, ours = logging.getLogger(), logs.log
+    handlers, levels = root.handlers[:], (root.level, ours.level)
+    yield
+    root.handlers = handlers
+    root.setLevel(levels[0])
+    ours.setLevel(levels[1])
 
 
 @pytest.fixture
@@ -224,8 +249,8 @@ def served(folder: Path) -> Iterator[Callable[..., Served]]:
     """Starts `gistrec serve` with arguments of a test's own."""
     started: list[Served] = []
 
-    def start(*arguments: str) -> Served:
-        command = [sys.executable, "-m", "gistrec", "serve", "--model", str(folder)]
+    def start(*arguments: str, model: Path = folder) -> Served:
+        command = [sys.executable, "-m", "gistrec", "serve", "--model", str(model)]
         started.append(Served([*command, "--port", "0", *arguments]))
         return started[-1]
 
@@ -237,5 +262,5 @@ def served(folder: Path) -> Iterator[Callable[..., Served]]:
 
 
 if __name__ == "__main__":
-    server.serve(FakeRecommender(), port=0)
+    server.serve(FakeRecommender, port=0)
     sys.stdout.write("closed\n")

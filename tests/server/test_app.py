@@ -284,17 +284,6 @@ def test_every_error_of_the_library_has_a_status() -> None:
         assert any(base in STATUS for base in cls.__mro__), cls
 
 
-def test_unexpected_errors_tell_nothing_but_are_logged(
-    http, fake, caplog: pytest.LogCaptureFixture
-) -> None:
-    fake.fault = RuntimeError("the secret")
-    answer = http.error("GET", "/v1/users/a/state")
-    assert answer == (500, "InternalError", "internal error: the server's log says more")
-    (record,) = caplog.records
-    assert record.exc_info
-    assert record.exc_info[1] is fake.fault
-
-
 def test_health_and_readiness(http, fake) -> None:
     assert http("GET", "/healthz").json() == {"status": "ok"}
     assert http("GET", "/readyz").json() == {"status": "ok"}

@@ -1,7 +1,9 @@
 """`gistrec serve`: a model over HTTP."""
 
+import dataclasses
+import functools
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -9,16 +11,82 @@ from gistrec.cli._output import Work
 from gistrec.cli._service import planned
 from gistrec.errors import ConfigError
 
+if TYPE_CHECKING:
+    from gistrec.server import Certificate, Settings
+
+
+@Parameter(name="*")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Listening:
+    """Where a server listens, and to whom."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on."""
+    port: int = 8000
+    """Port to listen on; 0 takes a free one."""
+    keys: Path | None = None
+    """File of the keys that callers need, made by `gistrec keys`."""
+    open_to_all: Annotated[bool, Parameter(name="--open")] = False
+    """Listen on any address without keys, too."""
+    tls_cert: Path | None = None
+    """Speak TLS with this certificate (PEM, with those between it and the root)."""
+    tls_key: Path | None = None
+    """Its private key (PEM, without a password)."""
+
+    def certificate(self) -> "Certificate | None":
+        """What TLS needs, if it is to be spoken."""
+        from gistrec.server import Certificate
+
+        if self.tls_cert is None or self.tls_key is None:
+            if self.tls_cert is self.tls_key:
+                return None
+            raise ConfigError("TLS needs both --tls-cert and --tls-key: give the other one, too")
+        return Certificate(self.tls_cert, self.tls_key)
+
+
+@Parameter(name="*")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Limits:
+    """How much a server takes on."""
+
+    workers: int = 1
+    """Processes that share the port and the store, each with a model of its own."""
+    in_flight: int | None = None
+    """Calls of the recommender at the same time in each process; the number of cores, if not
+    given. More gain nothing where the model is the bottleneck; where the store is far away, they
+    do."""
+    waiting: int = 128
+    """Requests that may wait for these in each process; further ones are refused (429)."""
+    timeout_s: float = 30.0
+    """Longest time that a request may take (503 if it was not begun, 504 if it may be done)."""
+    max_body_bytes: int = 1 << 20
+    """Longest body of a request (413)."""
+    linger_s: float = 0.0
+    """How long new requests are still answered after SIGTERM, while /readyz says no already."""
+    log_format: Literal["text", "json"] | None = None
+    """Log every request to stderr, without user ids, keys or queries."""
+
+    def settings(self, keys: Path | None) -> "Settings":
+        """For the server."""
+        from gistrec.server import Settings
+        from gistrec.server.keys import KeyRing
+
+        if self.workers < 1:
+            raise ConfigError(f"--workers is {self.workers}, allowed is 1 or more: give that")
+        given = dataclasses.asdict(self)
+        del given["workers"]
+        if self.in_flight is None:
+            del given["in_flight"]
+        return Settings(**given, keys=KeyRing(keys) if keys else None)
+
 
 def serve(
     *,
     model: Path | None = None,
     run: Path | None = None,
     store: str = "ram://",
-    host: str = "127.0.0.1",
-    port: int = 8000,
-    keys: Path | None = None,
-    open_to_all: Annotated[bool, Parameter(name="--open")] = False,
+    listening: Listening = Listening(),
+    limits: Limits = Limits(),
     get: str | None = None,
     work: Work = Work(),
 ) -> int:
@@ -33,26 +101,33 @@ def serve(
             its recipe is fitted if the model has none.
         store: URL of the store; `ram://` forgets all users at the end, lmdb://folder keeps them,
             redis://host:6379/0 shares them between servers.
-        host: Address to listen on.
-        port: Port to listen on; 0 takes a free one.
-        keys: File of the keys that callers need, made by `gistrec keys`.
-        open_to_all: Listen on any address without keys, too.
         get: Answer one GET of this path, print its body and exit, without a socket.
     """
     from gistrec import server
     from gistrec.recommender import Recommender
-    from gistrec.server.keys import KeyRing
 
     if (model is None) == (run is None):
         raise ConfigError("give either --model FOLDER or --run FILE, as `gistrec plan` writes it")
+    if limits.workers > 1 and store.lower().startswith("ram:"):
+        raise ConfigError(
+            f"{limits.workers} workers would each have users of their own in {store}: give "
+            "--store lmdb://folder or redis://host:6379/0, or --workers 1"
+        )
+    certificate, settings = listening.certificate(), limits.settings(listening.keys)
     folder = planned(run, work) if run is not None else model
-    with Recommender.load(str(folder), store=store) as recommender:
-        if get is None:
-            settings = server.Settings(keys=KeyRing(keys) if keys else None)
-            server.serve(
-                recommender, host=host, port=port, open_to_all=open_to_all, settings=settings
-            )
-            return 0
+    load = functools.partial(Recommender.load, str(folder), store=store)
+    if get is None:
+        server.serve(
+            load,
+            host=listening.host,
+            port=listening.port,
+            open_to_all=listening.open_to_all,
+            certificate=certificate,
+            processes=limits.workers,
+            settings=settings,
+        )
+        return 0
+    with load() as recommender:
         status, _, body = server.get(recommender, get)
     text = body.decode()
     work.show({"status": status, "body": text}, text)

@@ -3,11 +3,8 @@
 import asyncio
 import functools
 import inspect
-import logging
-import os
 import time
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.parse import quote, unquote, unquote_to_bytes, urlsplit
 
@@ -22,6 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gistrec.errors import DataError
 from gistrec.recommender import Recommender
+from gistrec.server import logs
 from gistrec.server.errors import (
     BodyTooLargeError,
     MediaTypeError,
@@ -33,19 +31,19 @@ from gistrec.server.errors import (
 )
 from gistrec.server.openapi import Operation
 from gistrec.server.operations import OPERATIONS, Service
-from gistrec.server.schema import MAX_BODY_BYTES, ErrorAnswer
+from gistrec.server.schema import ErrorAnswer
 from gistrec.server.settings import DEFAULTS, Settings
-
-log = logging.getLogger(__name__)
 
 
 def create_app(recommender: Recommender, settings: Settings = DEFAULTS) -> Starlette:
     """An ASGI app that answers for a recommender (whose owner closes it)."""
-    service = Service(recommender)
-    # Measured with 16 clients on two busy cores: with calls of 1 ms in worker threads /healthz
-    # answers in 1 ms, with calls in the event loop in 22 ms, at the same requests a second. The hop
-    # costs 0.05 ms (anyio.to_thread 0.1 ms). More threads than cores gain nothing: torch is busy.
-    workers = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="gistrec")
+    service = Service(settings)
+    service.begin(recommender)
+    return app_of(service)
+
+
+def app_of(service: Service) -> Starlette:
+    """An ASGI app for operations, whose recommender may come later."""
     routes = []
     for path in dict.fromkeys(operation.path for operation in OPERATIONS):
         methods = {o.method: o for o in OPERATIONS if o.path == path}
@@ -53,7 +51,7 @@ def create_app(recommender: Recommender, settings: Settings = DEFAULTS) -> Starl
             Route(
                 # a user id before another part may hold '/' as it is
                 path.replace("{user_id}/", "{user_id:path}/"),
-                functools.partial(_answer, service, settings, workers, methods),
+                functools.partial(_answer, service, methods),
                 methods=list(methods),
             )
         )
@@ -108,7 +106,7 @@ class _Outermost:
 
     def __init__(self, app: ASGIApp, service: Service) -> None:
         self.app = app
-        self.latency = service.latency
+        self.metered = service.metered
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -129,26 +127,28 @@ class _Outermost:
         finally:
             # paths that no route knows share a label, or anybody could grow the metrics
             route = scope.get("gistrec.route", "unmatched")
-            self.latency.labels(route, status).observe(time.perf_counter() - started)
+            seconds = time.perf_counter() - started
+            self.metered.requests.labels(route, status).observe(seconds)
+            self.metered.count()
+            logs.request(route, status, seconds * 1e3, scope.get("gistrec.key"))
 
 
-async def _answer(
-    service: Service,
-    settings: Settings,
-    workers: ThreadPoolExecutor,
-    methods: Mapping[str, Operation],
-    request: Request,
-) -> Response:
+async def _answer(service: Service, methods: Mapping[str, Operation], request: Request) -> Response:
     operation = methods["GET" if request.method == "HEAD" else request.method]
     request.scope["gistrec.route"] = f"{operation.method} {operation.path}"
     try:
-        if settings.keys and operation.scope:
-            settings.keys.check(request.headers.get("authorization"), operation.scope)
-        call = functools.partial(operation.call, service, **await _arguments(operation, request))
+        if service.settings.keys and operation.scope:
+            authorization = request.headers.get("authorization")
+            name = service.settings.keys.check(authorization, operation.scope)
+            request.scope["gistrec.key"] = name
         if inspect.iscoroutinefunction(operation.call):
-            result = await call()
+            result = await operation.call(service)
         else:
-            result = await asyncio.get_running_loop().run_in_executor(workers, call)
+            with service.gate.admitted(aside=operation.aside) as admission:
+                arguments = await admission.receive(_arguments(operation, request, service))
+                result = await admission.run(
+                    functools.partial(operation.call, service, **arguments)
+                )
     except Exception as error:
         return _failure(error)
     if isinstance(result, Response):
@@ -157,7 +157,7 @@ async def _answer(
     return Response(content, headers={"Content-Type": operation.produces})
 
 
-async def _arguments(operation: Operation, request: Request) -> dict[str, Any]:
+async def _arguments(operation: Operation, request: Request, service: Service) -> dict[str, Any]:
     """What the operation's function is called with, checked."""
     found: dict[str, Any] = {}
     if "user_id" in operation.types:
@@ -170,7 +170,9 @@ async def _arguments(operation: Operation, request: Request) -> dict[str, Any]:
             given = dict(request.query_params)
             found["query"] = msgspec.convert(given, query, strict=False)
         if body := operation.types.get("body"):
-            found["body"] = msgspec.json.decode(await _body(request), type=body)
+            found["body"] = msgspec.json.decode(
+                await _body(request, service.settings.max_body_bytes), type=body
+            )
     except msgspec.ValidationError as error:
         raise SchemaError(f"wrong request: {error}; /openapi.json has the schema") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -178,7 +180,7 @@ async def _arguments(operation: Operation, request: Request) -> dict[str, Any]:
     return found
 
 
-async def _body(request: Request) -> bytes:
+async def _body(request: Request, max_bytes: int) -> bytes:
     # a page of another site can send text/plain to a local server, but not JSON unasked
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type != "application/json":
@@ -189,9 +191,9 @@ async def _body(request: Request) -> bytes:
     body = bytearray()
     async for chunk in request.stream():
         body += chunk
-        if len(body) > MAX_BODY_BYTES:
+        if len(body) > max_bytes:
             raise BodyTooLargeError(
-                f"the body has more than {MAX_BODY_BYTES} bytes: send it in several requests"
+                f"the body has more than {max_bytes} bytes: send it in several requests"
             )
     return bytes(body)
 
@@ -209,7 +211,7 @@ def _unrouted(request: Request, error: Exception) -> Response:
 def _failure(error: Exception, headers: Mapping[str, str] | None = None) -> Response:
     told = detail(error)
     if told.status >= 500:
-        log.error("a request failed", exc_info=error)
+        logs.failure(error)
     if isinstance(error, RefusedError):
         headers = error.headers
     return Response(

@@ -54,6 +54,32 @@ class SchemaError(GistrecError):
     """The request does not fit the schema."""
 
 
+class SlowBodyError(GistrecError):
+    """The request's body did not arrive in time."""
+
+
+class OverloadedError(RefusedError):
+    """As many requests as allowed are open."""
+
+    headers = {"Retry-After": "1"}
+
+
+class NotReadyError(RefusedError):
+    """The model is being loaded, or the server ends."""
+
+    headers = {"Retry-After": "1"}
+
+
+class NotBegunError(RefusedError):
+    """The request waited too long for others; nothing was done."""
+
+    headers = {"Retry-After": "1"}
+
+
+class DeadlineError(GistrecError):
+    """The request took too long; what it asks for may have been done or still be done."""
+
+
 STATUS: Mapping[type[Exception], int] = {
     ConfigError: 400,
     DataError: 400,
@@ -63,14 +89,19 @@ STATUS: Mapping[type[Exception], int] = {
     ForbiddenError: 403,
     NotFoundError: 404,
     MethodNotAllowedError: 405,
+    SlowBodyError: 408,
     ConflictError: 409,
     BodyTooLargeError: 413,
     MediaTypeError: 415,
     SchemaError: 422,
+    OverloadedError: 429,
     StateError: 500,
     StoreError: 500,
     BusyError: 503,
     StoreUnavailableError: 503,
+    NotReadyError: 503,
+    NotBegunError: 503,
+    DeadlineError: 504,
 }
 """Error class -> status; the nearest base class counts."""
 

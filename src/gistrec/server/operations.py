@@ -5,21 +5,20 @@ import functools
 import hashlib
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from importlib.resources import files
 from typing import ParamSpec, TypeVar
 
 import msgspec
-from prometheus_client import CollectorRegistry, Histogram
-from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
-from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from starlette.responses import HTMLResponse
 
 from gistrec.errors import DataError
 from gistrec.recommender import Event, Recommender, Scored
 from gistrec.server import openapi
-from gistrec.server.errors import NotFoundError
+from gistrec.server.errors import NotFoundError, NotReadyError
+from gistrec.server.gate import Gate
+from gistrec.server.metrics import Metrics
 from gistrec.server.openapi import Operation
 from gistrec.server.schema import (
     Appended,
@@ -34,6 +33,7 @@ from gistrec.server.schema import (
     StateReport,
     Stats,
 )
+from gistrec.server.settings import Settings
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -53,26 +53,6 @@ def _unknown_user(user_id: str) -> NotFoundError:
     return NotFoundError(f"unknown user {user_id!r}: POST events of the user first")
 
 
-class _Gathered(Collector):
-    """Metrics that the recommender knows, read when they are asked for."""
-
-    def __init__(self, recommender: Recommender) -> None:
-        self.recommender = recommender
-
-    def collect(self) -> Iterator[Metric]:
-        found = self.recommender.stats()
-        yield GaugeMetricFamily("gistrec_users", "Users with a state.", found.users)
-        yield GaugeMetricFamily(
-            "gistrec_state_bytes", "Stored bytes of all states.", found.bytes_total
-        )
-        loads = CounterMetricFamily(
-            "gistrec_state_loads", "How states were found: fresh, replayed, ...", labels=["found"]
-        )
-        for how, count in dict(self.recommender.counts).items():
-            loads.add_metric([how], count)
-        yield loads
-
-
 class Service:
     """The operations on one recommender. A signature is a schema, a docstring a summary.
 
@@ -80,18 +60,29 @@ class Service:
     however busy the workers are.
     """
 
-    def __init__(self, recommender: Recommender) -> None:
-        self.recommender = recommender
-        # one registry per app: several apps of a process would clash in the global one
-        self.registry = CollectorRegistry()
-        self.latency = Histogram(
-            "gistrec_request_seconds",
-            "Time from receiving a request to having sent its answer.",
-            ["route", "status"],
-            registry=self.registry,
-            buckets=(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 2.5),
-        )
-        self.registry.register(_Gathered(recommender))
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.metered = Metrics()
+        self.gate = Gate(settings)
+        self.ending = False
+        """Whether /readyz says no because the server is about to end."""
+        self._recommender: Recommender | None = None
+
+    def begin(self, recommender: Recommender) -> None:
+        """Answer for a recommender from now on."""
+        self.metered.watch(recommender)
+        self._recommender = recommender
+
+    @property
+    def recommender(self) -> Recommender:
+        """Who answers.
+
+        Raises:
+            NotReadyError: the model is being loaded.
+        """
+        if self._recommender is None:
+            raise NotReadyError("the model is being loaded: try again when /readyz says ok")
+        return self._recommender
 
     def observe(self, user_id: str, body: NewEvents) -> Appended:
         """Append events to a user's history; with event ids or the expected length, only once."""
@@ -170,13 +161,15 @@ class Service:
         return Health("ok")
 
     def readyz(self) -> Health:
-        """Answer while the store can be read."""
+        """Answer while requests should come here: model loaded, store there, no end in sight."""
+        if self.ending:
+            raise NotReadyError("this server is about to end: ask another one")
         self.recommender.sizes("readyz")  # any user: only that the store answers counts
         return Health("ok")
 
     def metrics(self) -> bytes:
         """Give the metrics as Prometheus text."""
-        return generate_latest(self.registry)
+        return self.metered.text()
 
     async def dashboard(self) -> HTMLResponse:
         """Show a page to try the recommender."""
@@ -197,8 +190,8 @@ OPERATIONS = (
     Operation("DELETE", "/v1/users/{user_id}", Service.forget, "admin", errors=(404,)),
     Operation("GET", "/v1/stats", Service.stats, "read"),
     Operation("GET", "/healthz", Service.healthz, None),
-    Operation("GET", "/readyz", Service.readyz, None),
-    Operation("GET", "/metrics", Service.metrics, "read", CONTENT_TYPE_LATEST),
+    Operation("GET", "/readyz", Service.readyz, None, aside=True),
+    Operation("GET", "/metrics", Service.metrics, "read", CONTENT_TYPE_LATEST, aside=True),
     Operation("GET", "/", Service.dashboard, None, "text/html"),
     Operation("GET", "/openapi.json", Service.openapi, None),
 )

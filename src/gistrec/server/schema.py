@@ -6,7 +6,6 @@ from msgspec import Meta, Struct
 
 from gistrec.event_ids import MAX_ID_BYTES
 
-MAX_BODY_BYTES = 1 << 20
 MAX_EVENTS = 1000
 MAX_CANDIDATES = 10_000
 MAX_K = 1000

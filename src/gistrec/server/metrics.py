@@ -1,0 +1,105 @@
+"""Prometheus metrics: of the requests of all worker processes together, and of the store.
+
+Worker processes write counters and histograms into files of a folder that they share, the way
+of prometheus_client; any of them answers with the sums. What the store holds is the same for all.
+"""
+
+import collections
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+
+from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client.exposition import generate_latest
+from prometheus_client.metrics_core import GaugeMetricFamily, Metric
+from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.registry import Collector
+
+from gistrec.recommender import Recommender
+
+FOLDER = "PROMETHEUS_MULTIPROC_DIR"
+"""Variable of the environment that names the folder; prometheus_client looks for it on import."""
+_REQUEST_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 2.5, 10, 30)
+_STAGE_S = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 2.5)
+_FRESH_S = 60.0
+
+
+class Metrics:
+    """Of one app; several apps of a process have metrics of their own."""
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        self.requests = Histogram(
+            "gistrec_request_seconds",
+            "Time from receiving a request to having sent its answer.",
+            ["route", "status"],
+            registry=self._registry,
+            buckets=_REQUEST_S,
+        )
+        self._stages = Histogram(
+            "gistrec_stage_seconds",
+            "Time of a stage of the recommender's work: load, decode, compute, store.",
+            ["stage"],
+            registry=self._registry,
+            buckets=_STAGE_S,
+        )
+        self._found = Counter(
+            "gistrec_state_loads",
+            "How states were found: fresh, replayed, ...",
+            ["found"],
+            registry=self._registry,
+        )
+        self._stored: CollectorRegistry | None = None
+        self._counts: Callable[[], Mapping[str, int]] = dict
+        self._counted: collections.Counter[str] = collections.Counter()
+        self._lock = threading.Lock()
+
+    def watch(self, recommender: Recommender) -> None:
+        """From now on, what this recommender does and holds."""
+        self._counts = lambda: dict(recommender.counts)
+        recommender.on_stage = lambda stage, s: self._stages.labels(stage).observe(s)
+        self._stored = CollectorRegistry()
+        self._stored.register(_Stored(recommender))
+
+    def count(self) -> None:
+        """Take over what the recommender has counted since."""
+        with self._lock:
+            for how, count in self._counts().items():
+                if (new := count - self._counted[how]) > 0:
+                    self._found.labels(how).inc(new)
+                    self._counted[how] = count
+
+    def text(self) -> bytes:
+        """All of them, in Prometheus' format."""
+        self.count()
+        registry = self._registry
+        if os.environ.get(FOLDER):
+            registry = CollectorRegistry()
+            MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        return generate_latest(registry) + (generate_latest(self._stored) if self._stored else b"")
+
+
+class _Stored(Collector):
+    """What the store holds: looked up when it is asked for, and at most once a minute.
+
+    It reads every state.
+    """
+
+    def __init__(self, recommender: Recommender) -> None:
+        self._recommender = recommender
+        self._lock = threading.Lock()
+        self._found: tuple[int, int] | None = None
+        self._looked_up = 0.0
+
+    def describe(self) -> list[Metric]:
+        return []  # or registering would look it up
+
+    def collect(self) -> Iterator[Metric]:
+        with self._lock:
+            if self._found is None or time.monotonic() - self._looked_up > _FRESH_S:
+                stats = self._recommender.stats()
+                self._found, self._looked_up = (stats.users, stats.bytes_total), time.monotonic()
+            users, nbytes = self._found
+        yield GaugeMetricFamily("gistrec_users", "Users with a state.", users)
+        yield GaugeMetricFamily("gistrec_state_bytes", "Stored bytes of all states.", nbytes)

@@ -1,0 +1,151 @@
+"""Operations described for people: the page `docs/http.md`."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from gistrec.server.openapi import MEANING, Operation, document
+
+_PROSE = """
+## Keys and scopes
+
+`gistrec serve` answers anybody, and therefore listens on the loopback interface only, unless it is
+told otherwise by `--open`. With `--keys FILE` it asks for a key in the header
+`Authorization: Bearer KEY`:
+
+```sh
+gistrec keys add keys.jsonl --name shop --scope read --scope write  # prints the key, once
+gistrec keys list keys.jsonl
+gistrec keys revoke keys.jsonl --name shop  # running servers refuse it within a second
+```
+
+A key has 256 random bits, and the file holds its SHA-256 only. `read` lets ask for recommendations,
+states, statistics and metrics, `write` append events, `admin` erase. A scope implies no other. Open
+to all are `/healthz`, `/readyz`, `/openapi.json`, and the page `/`, which asks for a key and keeps
+it until it is closed. Keys cross the network as they are: give `--tls-cert` and `--tls-key`, or
+put the server behind a proxy that speaks TLS.
+
+Erasing takes everything of a user out of the store. An engine may keep the bytes on its disk until
+it uses the place again: lmdb in free pages of its file, Redis in its append-only file until that is
+rewritten.
+
+## Too much, too slow, at the end
+
+- **Too much at once**: a process works on `--in-flight` requests, `--waiting` more may wait; the
+  next one is refused at once with 429 and `Retry-After`. `/healthz`, `/readyz` and `/metrics` do
+  not count.
+- **Too slow**: within `--timeout-s` a request is answered, 408 if its body did not arrive, 503
+  (`NotBegunError`) if all that time others were worked on, 504 (`DeadlineError`) if it was begun.
+  Only the last may have done something: repeat an append with the same event ids or
+  `expected_length`, and nothing is logged twice.
+- **At the end**: after SIGTERM `/readyz` says no, new requests are answered for `--linger-s` more
+  seconds, then the socket is closed, open requests are finished, and the process exits with 0.
+- **At the start** `/healthz` answers at once, `/readyz` when the model is loaded and the store
+  can be read.
+- **Several processes** (`--workers`) share port and store; each loads the model. One that dies is
+  replaced. The limits above are those of each process.
+
+## Metrics and logs
+
+`/metrics` has `gistrec_request_seconds` (histogram by `route` and `status`),
+`gistrec_stage_seconds` (histogram by `stage`: load, decode, compute, store),
+`gistrec_state_loads_total` (by how states were `found`), `gistrec_users` and `gistrec_state_bytes`
+(looked up at most once a minute). With several processes any of them answers with the sums of all,
+those that have ended included; users and bytes are the store's.
+
+`--log-format json` (or `text`) writes a line to stderr for every request: time, level, logger,
+process, route, status, ms, and the name of the key. No log holds user ids, items, keys, paths or
+queries; of errors it names the class, and of unexpected ones the lines of code.
+""".rstrip("\n").split("\n")
+
+
+def reference(operations: Sequence[Operation]) -> str:
+    """`docs/http.md`: the same description as a page for people."""
+    described = document(operations)
+    lines = [
+        "# HTTP interface",
+        "",
+        "<!-- Made by gistrec.server.http_reference(); do not edit. -->",
+        "",
+        "`gistrec serve` answers these; a running server describes itself at `/openapi.json` and",
+        "has a page to try it at `/`. Bodies are JSON, integers of 64 bits, times Unix seconds.",
+        "An item id is a number or a text, as in the log that the model was trained on. A user id",
+        "is any text of 1 to 256 bytes, percent-encoded in a path. Unknown fields and parameters",
+        "are errors.",
+        "",
+        "| operation | path | scope | does |",
+        "|---|---|---|---|",
+    ]
+    lines += [
+        f"| [{o.id}](#{o.id}) | `{o.method} {o.path}` | {o.scope or 'open'} | {o.summary} |"
+        for o in operations
+    ]
+    lines += _PROSE
+    for operation in operations:
+        entry = described["paths"][operation.path][operation.method.lower()]
+        lines += ["", f"## {operation.id}", "", f"`{operation.method} {operation.path}`"]
+        lines += ["", operation.summary]
+        query = [p for p in entry.get("parameters", []) if p["in"] == "query"]
+        if query:
+            fields = {p["name"]: {**p["schema"], "description": p["description"]} for p in query}
+            lines += ["", "Query:", "", *_table({"properties": fields})]
+        if "requestBody" in entry:
+            lines += _shape("Body", entry["requestBody"]["content"], described)
+        lines += _shape("Answer", entry["responses"]["200"]["content"], described)
+        lines += ["", "Errors: " + ", ".join(map(str, operation.statuses)) + "."]
+    lines += [
+        "",
+        "## Errors",
+        "",
+        "Every error has one shape, `type` being the class of the error:",
+        "",
+        "```json",
+        '{"error": {"type": "DataError", "message": "what was given, what is allowed, what to do", '
+        '"status": 400}}',
+        "```",
+        "",
+        "| status | meaning |",
+        "|---|---|",
+        *(f"| {status} | {meaning} |" for status, meaning in MEANING.items()),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _shape(title: str, content: dict[str, Any], described: dict[str, Any]) -> list[str]:
+    """The tables of a content's struct and of the structs inside it."""
+    media_type, media = next(iter(content.items()))
+    name = media["schema"].get("$ref", "").rpartition("/")[2]
+    if not name:
+        return ["", f"{title}: `{media_type}`."]
+    struct = described["components"]["schemas"][name]
+    lines = ["", f"{title}: {struct['description']}", "", *_table(struct)]
+    for field, inner in struct["properties"].items():
+        if "$ref" in inner.get("items", {}):
+            inner = described["components"]["schemas"][inner["items"]["$ref"].rpartition("/")[2]]
+            lines += ["", f"Each of `{field}`: {inner['description']}", "", *_table(inner)]
+    return lines
+
+
+def _table(struct: dict[str, Any]) -> list[str]:
+    rows = ["| field | type | meaning |", "|---|---|---|"]
+    for name, field in struct["properties"].items():
+        notes = [field["description"]] if "description" in field else []
+        if "default" in field:
+            notes.append(f"Default: `{msgspec.json.encode(field['default']).decode()}`.")
+        rows.append(f"| `{name}` | {_type(field)} | {' '.join(notes)} |")
+    return rows
+
+
+def _type(field: dict[str, Any]) -> str:
+    """A field's type in words, with its limits where they are not those of 64 bits."""
+    if "anyOf" in field:
+        return " or ".join(map(_type, field["anyOf"]))
+    if "enum" in field:
+        return " or ".join(f"`{value}`" for value in field["enum"])
+    if field["type"] == "array":
+        limits = f", {field['minItems']:,} to {field['maxItems']:,}" if "maxItems" in field else ""
+        return f"list{limits}"
+    limits = f"{field.get('minimum', -(2**63)):,} to {field.get('maximum', 2**63 - 1):,}"
+    words: str = field["type"]
+    return words if limits == f"{-(2**63):,} to {2**63 - 1:,}" else f"{words}, {limits}"
