@@ -110,6 +110,9 @@ class Reader:
 
     def varint(self) -> int:
         """One unsigned scalar."""
+        if self.at < len(self.data) and (small := self.data[self.at]) < 128:
+            self.at += 1
+            return small
         value = 0
         for shift in range(0, 64, 7):
             byte = self.take(1)[0]

@@ -30,6 +30,21 @@ class TensorSpec:
     shape: tuple[int, ...]
     """-1 where it differs from user to user."""
 
+    @cached_property
+    def in_tail(self) -> bool:
+        """Whether it is of the events that wait in the tail."""
+        return self.name.startswith("tail.")
+
+    @cached_property
+    def part(self) -> str:
+        """What tensors of one size have in common: `scale` of `k.0.scale`, `tail` of all tails."""
+        return "tail" if self.in_tail else self.name.rpartition(".")[2]
+
+    @cached_property
+    def varying(self) -> tuple[int, ...]:
+        """Axes whose size differs from user to user."""
+        return tuple(axis for axis, size in enumerate(self.shape) if size < 0)
+
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
             raise StateError(

@@ -148,7 +148,7 @@ def split_bytes(state: UserState, manifest: Manifest) -> dict[str, int]:
     floating = {spec.name: DTYPES[spec.dtype].is_floating_point for spec in manifest.tensors}
     scaled = {_stem(name) for name in floating if name.endswith(".scale")}
     for spec in manifest.tensors:
-        if _in_tail(spec):
+        if spec.in_tail:
             kind = "tail"
         elif spec.name in ("time", "pos"):
             kind = "positions"
@@ -266,7 +266,7 @@ def _header(state: UserState, manifest: Manifest) -> bytes:
 
 
 def _read_shapes(reader: Reader, manifest: Manifest, length: int) -> dict[str, tuple[int, ...]]:
-    varying = sum(spec.shape.count(-1) for spec in manifest.tensors)
+    varying = sum(len(spec.varying) for spec in manifest.tensors)
     given = reader.varint() if varying else 0
     if given > varying:
         raise CorruptStateError(f"{given} sizes given, {varying} vary: the bytes are damaged")
@@ -289,16 +289,15 @@ def _shapes(
     tail is guessed to be as long as the tail before, the first one to hold one event.
     """
     shapes = {}
-    tail = min(1, length) if any(map(_in_tail, manifest.tensors)) else 0
+    tail = min(1, length) if any(spec.in_tail for spec in manifest.tensors) else 0
     known: dict[tuple[str, int], int] = {}
     slots = None
     for spec in manifest.tensors:
-        part = "tail" if _in_tail(spec) else spec.name.rpartition(".")[2]
         shape = list(spec.shape)
-        for axis in (n for n, size in enumerate(spec.shape) if size < 0):
+        for axis in spec.varying:
             guess = length - tail if slots is None else slots
-            guess = known.get((part, axis), tail if _in_tail(spec) else guess)
-            shape[axis] = known[part, axis] = size_of(spec.name, axis, guess)
+            guess = known.get((spec.part, axis), tail if spec.in_tail else guess)
+            shape[axis] = known[spec.part, axis] = size_of(spec.name, axis, guess)
             slots = shape[axis] if slots is None else slots
         shapes[spec.name] = tuple(shape)
     return shapes
@@ -315,7 +314,7 @@ def _tensor_bytes(spec: TensorSpec, tensors: Mapping[str, Tensor]) -> bytes:
     if spec.dtype in RAW:
         return _raw(tensor)
     values = tensor.numpy(force=True).reshape(-1).astype(np.int64)
-    if _in_tail(spec):
+    if spec.in_tail:
         return integers.varints(np.diff(values, prepend=_before_tail(spec, tensors)))
     return integers.encode(values)
 
@@ -329,7 +328,7 @@ def _read_tensor(
             return torch.empty(shape, dtype=dtype)
         data = bytearray(reader.take(count * dtype.itemsize))
         return torch.frombuffer(data, dtype=dtype).reshape(shape)
-    if _in_tail(spec):
+    if spec.in_tail:
         values = np.cumsum(reader.varints(count)) + _before_tail(spec, tensors)
     else:
         values = reader.ints(count)
@@ -346,10 +345,6 @@ def _before_tail(spec: TensorSpec, tensors: Mapping[str, Tensor]) -> int:
     """The last entry of the slots that a tail follows: `time` for `tail.time`; 0 without slots."""
     slots = tensors.get(spec.name.removeprefix("tail."))
     return int(slots[-1]) if slots is not None and slots.ndim == 1 and slots.numel() else 0
-
-
-def _in_tail(spec: TensorSpec) -> bool:
-    return spec.name.startswith("tail.")
 
 
 def _name(tensor: Tensor) -> str:
