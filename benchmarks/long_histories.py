@@ -1,11 +1,11 @@
 """What states of histories of 1,000 events and more cost in bytes and time; rows for docs/results.
 
-    make long                                               all models
-    python benchmarks/long_histories.py --models ml-1m-hstu
+    make long                                               the models of `make accuracy`
+    python benchmarks/long_histories.py --model FOLDER --data ml-1m.parquet
 
 Asks whether a state that is no larger than the ids-only log answers in a fraction of the time that
-recomputing from the log takes. It needs the models of `make accuracy` and a machine that does
-nothing else. What is in the file already is not measured again, so a killed run can be continued.
+recomputing from the log takes. It needs trained models and a machine that does nothing else. What
+is in the file already is not measured again, so a killed run can be continued.
 """
 
 import os
@@ -29,6 +29,7 @@ from gistrec.benchmark import Trial, code_digest, has_dial
 from gistrec.codecs import Chain
 from gistrec.dataset import Dataset, History
 from gistrec.errors import BudgetError
+from gistrec.events import read
 from gistrec.history_log import HistoryLog
 from gistrec.measure import Rules, Subject, log_history
 from gistrec.recommender import Event, Recommender
@@ -62,15 +63,20 @@ Request = Callable[[int, int], object]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS)
+    parser.add_argument("--model", type=Path, help="a model folder; all of `make accuracy` without")
+    parser.add_argument("--data", help="the log that it was trained on")
     parser.add_argument("--requests", type=int, default=200, help="timed, of each kind")
     parser.add_argument("--online-users", type=int, default=128, help="replayed; 0 for none")
     parser.add_argument("--out", type=Path, default=ROOT / "docs/results/long_histories.jsonl")
     arguments = parser.parse_args()
     rules = Rules(online_users=arguments.online_users, requests=arguments.requests)
-    for name in arguments.models:
-        model = Model.load(ROOT / "runs" / "accuracy" / name)
-        dataset = Dataset.from_events(load(RUNS[name].data), min_events=3)
+    if arguments.model:
+        trained = [(arguments.model, arguments.data, read(arguments.data), 5)]
+    else:
+        logs = ((name, RUNS[name].data) for name in MODELS)
+        trained = [(ROOT / "runs/accuracy" / name, log, load(log), 3) for name, log in logs]
+    for folder, log, events, min_events in trained:
+        model, dataset = Model.load(folder), Dataset.from_events(events, min_events=min_events)
         lengths = Subject(model, dataset, rules).task.lengths
         lows = [EDGES[0], *(e for e in EDGES[1:] if (lengths >= e).sum() >= LEAST_USERS)]
         for low, high in zip(lows, [*lows[1:], None], strict=True):
@@ -78,7 +84,7 @@ def main() -> None:
             chosen = (lengths >= low) & (lengths < (high or np.inf))
             subject.task = subject.task.take(np.flatnonzero(chosen))
             until = f"to {high - 1} events" if high else "events and more"
-            group(subject, f"{RUNS[name].data}, {low} {until}", arguments.out)
+            group(subject, f"{Path(log).name}, {low} {until}", arguments.out)
 
 
 def group(subject: Subject, label: str, out: Path) -> None:
