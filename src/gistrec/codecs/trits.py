@@ -180,10 +180,9 @@ class Trits(Quantize):
         groups = -(-width // group)
         x_RG = pad(rows_MW, (0, groups * group - width)).reshape(-1, group)  # zeros have trits 0
         sums = _Sums.of(self.planes)
-        ratio_R = _exact(x_RG, sums)
+        x_RG, ratio_R = x_RG.clone(), _exact(x_RG, sums)
         for new_n in (ratio_R == len(sums.top_T)).nonzero()[:, 0].split(BLOCK):
-            x_nG = _approximate(x_RG[new_n], sums)
-            x_RG = x_RG.index_copy(0, new_n, x_nG)
+            x_RG[new_n] = x_nG = _approximate(x_RG[new_n], sums)
             ratio_R[new_n] = _exact(x_nG, sums)
         ratio_R1 = ratio_R[:, None]
         scale_R1 = _scales(x_RG, sums).gather(1, ratio_R1)
