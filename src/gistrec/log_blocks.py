@@ -4,8 +4,10 @@ Shapes: n events. The layout is in docs/state-format.md.
 """
 
 import zlib
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -108,9 +110,9 @@ class LogHead:
 
     def blocks_from(self, start: int) -> tuple[range, int]:
         """Numbers of the blocks that hold events from `start` on, and what event they begin at."""
-        ends = np.cumsum([0, *self.block_sizes])
-        first = int(np.searchsorted(ends, start, side="right")) - 1
-        return range(first, self.num_blocks), int(ends[first])
+        ends = [0, *accumulate(self.block_sizes)]
+        first = bisect_right(ends, start) - 1
+        return range(first, self.num_blocks), ends[first]
 
     def tail(self) -> Logged:
         """The events that are not in blocks."""

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -54,10 +55,10 @@ class ItemMeans(Codec):
     def means(self, name: str, state: UserState) -> Tensor:
         """The mean row of each slot's item, (H, M, K), as the table has it."""
         means_VHK = self.table(f"{name}.means")
-        item_M = state.tensors[item_name(state)]
-        unknown = len(means_VHK) - 1
-        known_M = (item_M >= 0) & (item_M < unknown)
-        return means_VHK[torch.where(known_M, item_M, unknown)].movedim(0, -2)
+        # an id below 0 is a huge one without its sign
+        item_M = state.tensors[item_name(state)].long().numpy().view(np.uint64)
+        place_M = np.minimum(item_M, len(means_VHK) - 1).view(np.int64)
+        return means_VHK.index_select(0, torch.from_numpy(place_M)).movedim(0, -2)
 
 
 def item_means(item_N: Tensor, rows_NW: Tensor, shrink: float = 0) -> Tensor:

@@ -24,6 +24,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from gistrec.codecs import Learned, from_rows, row_shape
@@ -41,6 +42,8 @@ class _Books(NamedTuple):
     """The codebooks of one tensor, in steps."""
 
     words_LCW: Floats
+    words32_LCW: NDArray[np.float32]
+    """The same, for decoding: sums of 16 are exact in 24 bits."""
     levels: list[Codebook]
     step: float
     shape: tuple[int, ...]
@@ -113,7 +116,8 @@ class RVQ(Learned):
             words_LCW = codebooks.flatten(2).double().numpy()
             step = float(self.table(f"{name}.step"))
             levels = [Codebook(words_CW) for words_CW in words_LCW]
-            self._books[name] = _Books(words_LCW, levels, step, codebooks.shape[2:])
+            words32_LCW = words_LCW.astype(np.float32)
+            self._books[name] = _Books(words_LCW, words32_LCW, levels, step, codebooks.shape[2:])
         return self._books[name]
 
     def quantize(self, name: str, x: Tensor) -> dict[str, Tensor]:
@@ -125,5 +129,9 @@ class RVQ(Learned):
     def dequantize(self, name: str, parts: Mapping[str, Tensor]) -> Tensor:
         """Sums of codewords: (H, M, K)."""
         books = self._books_of(name)
-        rows_MW = books.sums(parts["codes"].numpy().astype(np.int64)) * books.step
-        return from_rows(torch.from_numpy(rows_MW.astype(np.float32)), books.shape)
+        codes_ML = parts["codes"].numpy()
+        rows_MW = books.words32_LCW[0].take(codes_ML[:, 0], axis=0)
+        for level in range(1, codes_ML.shape[1]):
+            rows_MW += books.words32_LCW[level].take(codes_ML[:, level], axis=0)
+        rows_MW *= np.float32(books.step)
+        return from_rows(torch.from_numpy(rows_MW), books.shape)
