@@ -110,15 +110,19 @@ class Reader:
 
     def varint(self) -> int:
         """One unsigned scalar."""
-        if self.at < len(self.data) and (small := self.data[self.at]) < 128:
+        value = shift = 0
+        for byte in self.data[self.at : self.at + 10]:
             self.at += 1
-            return small
-        value = 0
-        for shift in range(0, 64, 7):
-            byte = self.take(1)[0]
             value |= (byte & 127) << shift
-            if byte < 128 and value < 1 << 64:
-                return value
+            shift += 7
+            if byte < 128:
+                break
+        else:
+            if shift < 70:
+                self.take(1)  # there is none: the bytes end early
+            value = 1 << 64
+        if value < 1 << 64:
+            return value
         raise CorruptStateError("a number has more than 64 bits: the bytes are damaged")
 
     def signed(self) -> int:
