@@ -32,9 +32,10 @@ from gistrec.errors import BudgetError
 from gistrec.events import read
 from gistrec.history_log import HistoryLog
 from gistrec.measure import Rules, Subject, log_history
+from gistrec.recipe import Recipe
 from gistrec.recommender import Event, Recommender
 from gistrec.results import Row
-from gistrec.state_cache import Recipe, StateCache
+from gistrec.state_cache import StateCache
 from gistrec.stores import open_store
 from gistrec.train import Model
 

@@ -94,10 +94,14 @@ VERBS = [
     "report",
     "serve",
     "state build",
+    "state drop",
     "state fit",
     "state forget",
+    "state limit",
     "state show",
     "state stats",
+    "state sweep",
+    "state switch",
     "train",
 ]
 
@@ -459,14 +463,65 @@ def test_a_store_is_built_looked_at_and_emptied(run: Run, log, service):
     assert (shown["length"], shown["slots"]) == (40, 8)
     assert shown["codec"] == "recent(keep=8, sink=4) | int8()"
     assert "length       40\n" in run("state", "show", "3", *service).out
-    stats = run("state", "stats", *service, "--json").document
-    assert stats["users"] == 30
-    assert stats["bytes_p50"] == pytest.approx(shown["state_bytes"], rel=0.2)
+    words = ["state", "stats", "--store", service[-1], "--project-users", 3000]
+    stats = run(*words, "--json").document
+    (version,) = stats["versions"]
+    assert stats["log"]["users"] == version["states"]["users"] == 30
+    assert version["codec"] == shown["codec"]
+    assert version["states"]["bytes_p50"] == pytest.approx(shown["state_bytes"], rel=0.2)
+    assert stats["projected"]["log_bytes"] == 100 * stats["log"]["bytes_total"]
+    table = run(*words).out.splitlines()
+    assert table[0].endswith("of 3,000 users")
+    assert [line.split()[0] for line in table[1:]] == ["history", version["version"]]
     assert run("state", "forget", "3", *service).out == "3 is erased\n"
     assert run("state", "forget", "3", *service, "--json").document["erased"] is False
     gone = run("state", "show", "3", *service)
     assert gone.code == 1
     assert "nothing is stored about user '3'" in gone.err
+
+
+def test_versions_are_switched_limited_and_dropped(run: Run, log, service, model, tmp_path):
+    store = ["--store", service[-1]]
+    run("state", "build", "--data", log, *service)
+    other = tmp_path / "other"
+    Model.load(model).save(other)  # the same model with another recipe
+    run("state", "fit", "--model", other, "--codec", "bf16()", "--data", log)
+    new = ["--model", other, *store]
+    first = run("state", "switch", *service, "--json").document
+    assert first["before"] == ""
+    assert run("state", "show", "3", *new, "--json").document["codec"] == "bf16()"
+    switched = run("state", "switch", *new, "--json").document
+    assert switched["before"] == first["serving"] != switched["serving"]
+    answer = run("serve", "--model", model, "--model", other, *store, "--get", "/v1/stats")
+    assert answer.document["codec"] == "bf16()"
+    assert f"{switched['serving']}*" in run("state", "stats", *store).out
+
+    refused = run("state", "drop", switched["serving"], *store)
+    assert refused.code == 2
+    assert "switch to another first" in refused.err
+    dropped = run("state", "drop", first["serving"], *store, "--json").document
+    assert dropped["states"] == 30
+    assert dropped["bytes"] > 0
+    again = run("state", "drop", first["serving"], *store)
+    assert again.code == 2
+    assert f"it has those of {switched['serving']}" in again.err
+
+    assert run("state", "limit", *store).out.split() == [
+        *("state_ttl_s", "none", "state_budget_bytes", "none", "log_ttl_s", "none")
+    ]
+    words = ["--state-ttl", "30d", "--state-budget", "1.5k", "--log-ttl", "400d", "--json"]
+    assert run("state", "limit", *store, *words).document == {
+        "state_ttl_s": 30 * 86_400,
+        "state_budget_bytes": 1536,
+        "log_ttl_s": 400 * 86_400,
+    }
+    limited = run("state", "limit", *store, "--state-budget", "1", "--log-ttl", "none", "--json")
+    assert limited.document["log_ttl_s"] is None
+    swept = run("state", "sweep", *store, "--json").document
+    assert (swept["evicted"], swept["state_bytes"], swept["forgotten"]) == (1, 0, 0)
+    wrong = run("state", "limit", *store, "--state-ttl", "soon")
+    assert wrong.code == 2
+    assert "--state-ttl soon is not understood: give for example 30d" in wrong.err
 
 
 def test_recommend(run: Run, log, service):

@@ -21,8 +21,8 @@ from gistrec.errors import BudgetError, ConfigError
 from gistrec.measure import Rules, Subject
 from gistrec.plan import Plan, Wanted, _trials, search
 from gistrec.plan._space import Space, _steps, smallest
+from gistrec.recipe import Recipe
 from gistrec.results import Row
-from gistrec.state_cache import Recipe
 from gistrec.testing.data import stride_dataset
 from gistrec.train import Model, Training
 

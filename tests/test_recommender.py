@@ -1,12 +1,14 @@
+import msgspec
 import numpy as np
 import pytest
 import torch
 
 from gistrec.dataset import Dataset
-from gistrec.errors import ConfigError, ConflictError, DataError, StaleStateError
+from gistrec.errors import BusyError, ConfigError, ConflictError, DataError, StaleStateError
 from gistrec.events import Events
+from gistrec.recipe import Recipe
 from gistrec.recommender import Event, Recommender, identity_recipe
-from gistrec.state_cache import Recipe
+from gistrec.store_settings import KEY
 from gistrec.stores import open_store
 from gistrec.testing.data import stride_dataset
 from gistrec.train import Model, train
@@ -90,7 +92,7 @@ def test_forget_erases_log_and_state(recommender):
     assert recommender.forget("u")
     assert not recommender.forget("u")
     assert recommender.describe("u") is None
-    assert list(recommender._store.keys()) == []
+    assert list(recommender.store.keys()) == [KEY]
 
 
 def test_a_lost_state_is_rebuilt_from_the_log(recommender):
@@ -104,10 +106,10 @@ def test_a_lost_state_is_rebuilt_from_the_log(recommender):
 def test_a_damaged_state_is_rebuilt_from_the_log(recommender):
     recommender.observe("u", walk(0, 10))
     before = recommender.recommend("u")
-    (key,) = recommender._store.keys("s/")
-    blob = bytearray(recommender._store.get(key).blob)
+    (key,) = recommender.store.keys("s")
+    blob = bytearray(recommender.store.get(key).blob)
     blob[len(blob) // 2] ^= 255
-    recommender._store.put(key, bytes(blob))
+    recommender.store.put(key, bytes(blob))
     assert recommender.recommend("u") == before
     assert recommender.counts["corrupt"] == 1
     assert recommender.recommend("u") == before
@@ -124,15 +126,71 @@ def test_a_state_behind_the_log_is_replayed(recommender):
     assert recommender.counts["replayed"] == 1
 
 
-def test_a_new_model_rebuilds_on_the_old_store(model, tmp_path):
+@pytest.fixture(scope="module")
+def other() -> Model:
+    return train(stride_dataset(), "hstu(width=8)", epochs=1, batch_tokens=240)
+
+
+def test_two_models_on_one_store_leave_each_others_states(model, other, tmp_path):
     url = f"lmdb://{tmp_path}/store"
-    with Recommender(model, identity_recipe(model), open_store(url)) as old:
+    old = Recommender(model, identity_recipe(model), open_store(url))
+    new = Recommender(other, identity_recipe(other), open_store(url))
+    with old, new:
         old.observe("u", walk(0, 10))
-    other = train(stride_dataset(), "hstu(width=8)", epochs=1, batch_tokens=240)
-    with Recommender(other, identity_recipe(other), open_store(url)) as new:
-        assert len(new.recommend("u")) == 10
-        assert new.counts["stale"] == 1
+        for _ in range(3):
+            assert len(new.recommend("u")) == len(old.recommend("u")) == 10
         assert new.describe("u").model == other.backbone.fingerprint()
+        assert (new.counts["missing"], new.counts["fresh"]) == (1, 3)
+        assert old.counts["missing"] == 1  # at the first event
+        new.observe("u", walk(10, 1))
+        old.recommend("u")
+        assert old.counts["replayed"] == 1
+        assert old.forget("u")
+        assert list(old.store.keys()) == [KEY]
+
+
+def test_the_version_that_serves_is_switched_while_running(model, other, caplog):
+    pairs = [(made, identity_recipe(made)) for made in (model, other)]
+    with Recommender(*pairs[0], open_store("ram://"), standby=pairs[1:]) as recommender:
+        first, second = recommender.versions
+
+        def serve(version):
+            recommender.settings.change(lambda s: msgspec.structs.replace(s, serving=version))
+            return recommender.served.version
+
+        recommender.observe("u", walk(0, 10))
+        before = recommender.recommend("u")
+        assert recommender.describe("u").model == model.backbone.fingerprint()
+        assert serve(second) == second
+        assert recommender.recommend("u") != before
+        assert recommender.describe("u").model == other.backbone.fingerprint()
+        recommender.observe("u", walk(10, 1))
+        assert serve(first) == first
+        assert recommender.describe("u").covered == 11
+        assert serve("unknown0") == first
+        assert "asks for version unknown0" in caplog.text
+        assert recommender.forget("u")
+        assert list(recommender.store.keys()) == [KEY]
+
+
+def test_long_rebuilds_wait_for_each_other_or_are_refused(recommender):
+    recommender.observe("u", walk(0, 10))
+    recommender.observe("v", walk(0, 2))
+    before = recommender.recommend("u")
+    for user in "uv":
+        recommender.states.forget(user)
+    rebuilds = recommender.rebuilds
+    rebuilds.at_once, rebuilds.waiting, rebuilds.long_events = 1, 0, 5
+    with rebuilds.turn(5):
+        with pytest.raises(BusyError, match=r"10 events must be rebuilt.*gistrec state build"):
+            recommender.recommend("u")
+        assert len(recommender.recommend("v")) == 10  # a short one
+        assert recommender.observe("u", walk(10, 1)).length == 11  # safe, without a state
+    assert rebuilds.refused == 2
+    recommender.observe("w", walk(0, 10))
+    recommender.observe("w", walk(10, 1))
+    assert recommender.recommend("u") != before
+    assert recommender.recommend("u") == recommender.recommend("w")
 
 
 def test_unknown_items_are_logged_and_skipped_by_the_model(recommender):

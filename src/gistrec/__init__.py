@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from gistrec.errors import GistrecError
     from gistrec.evaluate import evaluate
     from gistrec.events import Events, from_table, read
+    from gistrec.recipe import Recipe
     from gistrec.recommender import Event, Recommender
-    from gistrec.state_cache import Recipe
     from gistrec.train import Model, train
 
     __version__: str
@@ -42,7 +42,7 @@ _HOMES = {
     "Events": "events.Events",
     "GistrecError": "errors.GistrecError",
     "Model": "train.Model",
-    "Recipe": "state_cache.Recipe",
+    "Recipe": "recipe.Recipe",
     "Recommender": "recommender.Recommender",
     "bench": "benchmark.run",
     "evaluate": "evaluate.evaluate",

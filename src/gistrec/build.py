@@ -12,8 +12,8 @@ from gistrec import codecs
 from gistrec.dataset import Dataset, History, Ints
 from gistrec.errors import DataError
 from gistrec.measure import Rules, Subject
+from gistrec.recipe import Recipe
 from gistrec.recommender import Recommender
-from gistrec.state_cache import Recipe
 from gistrec.train import Model
 
 

@@ -185,9 +185,35 @@ class HistoryLog:
         ids_bytes = len(ids.blob) if ids else 0
         return len(entry.blob) + head.sealed_bytes + ids_bytes if entry and head else 0
 
-    def forget(self, user_id: str) -> bool:
-        """Remove a user's history, damaged or not; whether there was one."""
+    def nbytes_of(self, user_ids: Sequence[str]) -> list[int]:
+        """The bytes of several users; of a damaged head those of the head itself."""
+        entries = self._store.get_many([_head_key(user_id) for user_id in user_ids])
+        ids = self._store.sizes([_ids_key(user_id) for user_id in user_ids])
+        found = []
+        for user_id, entry, size in zip(user_ids, entries, ids, strict=True):
+            try:
+                head = _head_of(user_id, entry)
+            except StateError:
+                head = None
+            nbytes = (len(entry.blob) if entry else 0) + (head.sealed_bytes if head else 0)
+            found.append(nbytes + (size.nbytes if size else 0))
+        return found
+
+    def last_writes(self, user_ids: Sequence[str]) -> list[int]:
+        """Of several users the version of the head, which tells when it was written; 0 if none."""
+        sizes = self._store.sizes([_head_key(user_id) for user_id in user_ids])
+        return [size.version if size else 0 for size in sizes]
+
+    def forget(self, user_id: str, *, if_version: int | None = None) -> bool:
+        """Remove a user's history, damaged or not; whether there was one.
+
+        Args:
+            user_id: Whose.
+            if_version: Only if the head is at this version, as `last_writes` gave it.
+        """
         while (entry := self._store.get(_head_key(user_id))) is not None:
+            if if_version is not None and if_version != entry.version:
+                return False
             puts = [Put(_head_key(user_id), None, entry.version), Put(_ids_key(user_id), None)]
             puts += [Put(key, None) for key in self._block_keys(user_id, entry)]
             try:

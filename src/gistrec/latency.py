@@ -14,9 +14,9 @@ import torch
 from gistrec.dataset import History, Ints
 from gistrec.history_log import HistoryLog
 from gistrec.measure import Subject, log_history
+from gistrec.recipe import Recipe
 from gistrec.recommender import Event, Recommender
 from gistrec.results import Row
-from gistrec.state_cache import Recipe
 from gistrec.stores import open_store
 
 _WARM_UP = 3

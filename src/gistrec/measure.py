@@ -17,8 +17,8 @@ from gistrec.dataset import Dataset, History, Ints, Scheme
 from gistrec.errors import ConfigError, DataError
 from gistrec.evaluate import Task
 from gistrec.history_log import HistoryLog
+from gistrec.recipe import Recipe
 from gistrec.state import UserState
-from gistrec.state_cache import Recipe
 from gistrec.stores import open_store
 from gistrec.train import Model
 from gistrec.wire import manifest_of, pack, split_bytes

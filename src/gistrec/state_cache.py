@@ -3,139 +3,38 @@
 A state is derived from the history log, so it may be lost, outdated or damaged without harm: the
 caller rebuilds it.
 
+Every version (model and recipe) has states of its own; a user who is forgotten loses all of them.
+
 Up to 2,000 bytes a state is one value. A larger one is laid out for appending: a sealed block, and
 a small tail with the slots that came after it. Saving a state that only gained slots writes the
 tail; when that passes 2,000 bytes, the block is sealed anew. Codecs that move older slots (eviction
 at its limit) change the block, so their states are written whole; they are meant to be small.
 """
 
-import json
-import os
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 import numpy as np
-import safetensors.torch
 import torch
-from safetensors import SafetensorError
 
-from gistrec import codecs, wire
-from gistrec.codecs import Chain
-from gistrec.errors import ConfigError, ConflictError, CorruptStateError, FormatVersionError
-from gistrec.manifest import Manifest
+from gistrec import wire
+from gistrec.errors import ConflictError, CorruptStateError, StateError, StoreError
+from gistrec.recipe import Recipe
 from gistrec.state import UserState, slot_axis
+from gistrec.store_settings import StoreSettings, Version
+from gistrec.stored_states import UNVERSIONED, block_key, state_key, states_of
 from gistrec.stores import Entry, Put, StateStore
 from gistrec.wire import check_user_id
 
-RECIPE_VERSION = 1
-_JSON, _TABLES = "recipe.json", "recipe.safetensors"
-_PREFIX = "s/"
-_SEALED = "q/"
 _TAIL_MARK = b"\0"
 """First byte of a tail; a whole state begins with its format version."""
 _CRC_BYTES = 4
 _TAIL_BYTES = 2000
 """A longer tail is sealed, and a state up to this size is not divided."""
-_KEYS_PER_READ = 256
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """A fitted chain and its manifest: all that is needed to turn states into bytes and back."""
-
-    chain: Chain
-    manifest: Manifest
-
-    @classmethod
-    def fit(cls, chain: Chain | str, states: Sequence[UserState], *, model: str) -> Self:
-        """Fit a chain on sample states, and its byte codecs on the packed samples.
-
-        Args:
-            chain: The chain or its spec.
-            states: States as the backbone writes them, of different lengths and very short ones
-                among them: a dimension in which they do not differ counts as fixed.
-            model: Fingerprint of the model that wrote them.
-
-        Raises:
-            StateError: the samples do not have the same tensors, or all have one length.
-        """
-        chain = (codecs.parse(chain) if isinstance(chain, str) else chain).fit(states)
-        encoded = chain.encode_many(states)
-        manifest = wire.manifest_of(encoded, model=model, codec=str(chain), tables={})
-        if chain.byte_codecs:
-            chain = chain.fit_bytes([wire.payload(state, manifest) for state in encoded])
-        else:
-            wire.payload(encoded[0], manifest)  # one shows whether they are the model's
-        return cls(chain, replace(manifest, tables=wire.digest(chain.all_tables())))
-
-    @property
-    def shared_bytes(self) -> int:
-        """Bytes of the fitted tables, which all users share."""
-        return sum(t.numel() * t.element_size() for t in self.chain.all_tables().values())
-
-    def to_bytes(self, state: UserState) -> bytes:
-        """What is stored of a state.
-
-        Raises:
-            StateError: it has tensors or sizes that the samples did not have.
-        """
-        return self.pack(self.chain.encode(state))
-
-    def pack(self, encoded: UserState) -> bytes:
-        """What is stored of an encoded state."""
-        return wire.pack(encoded, self.manifest, compress=self.chain.compress)
-
-    def from_bytes(self, blob: bytes) -> UserState:
-        """A state that the backbone can read, from what `to_bytes` made of one.
-
-        Raises:
-            StaleStateError: another recipe's. CorruptStateError: damaged.
-            FormatVersionError: written in another format version.
-        """
-        return self.chain.decode(wire.unpack(blob, self.manifest, expand=self.chain.expand))
-
-    def round_trip(self, state: UserState) -> UserState:
-        """What `from_bytes` gives back of a state; packing loses nothing, so it is left out."""
-        return self.chain.decode(self.chain.encode(state))
-
-    def save(self, folder: Path) -> None:
-        """Write recipe.json and recipe.safetensors, each whole or not at all."""
-        folder.mkdir(parents=True, exist_ok=True)
-        tables = {name: t.contiguous().clone() for name, t in self.chain.all_tables().items()}
-        _write(folder / _TABLES, safetensors.torch.save(tables))
-        plain = {"version": RECIPE_VERSION, "manifest": self.manifest.to_json()}
-        _write(folder / _JSON, (json.dumps(plain, indent=1) + "\n").encode())
-
-    @classmethod
-    def load(cls, folder: Path) -> Self:
-        """Read what `save` wrote.
-
-        Raises:
-            ConfigError: there is no recipe. CorruptStateError: the files are damaged or not of one
-                recipe. FormatVersionError: written by a newer gistrec.
-        """
-        remedy = "give a folder that Recipe.save wrote, or fit the recipe again"
-        try:
-            plain = json.loads((folder / _JSON).read_bytes())
-            tables = safetensors.torch.load((folder / _TABLES).read_bytes())
-            version, manifest = plain["version"], plain["manifest"]
-        except FileNotFoundError as error:
-            raise ConfigError(f"no recipe in {folder}: {error}; {remedy}") from None
-        except (ValueError, TypeError, KeyError, SafetensorError) as error:
-            raise CorruptStateError(
-                f"the recipe in {folder} is damaged: {error!r}; {remedy}"
-            ) from None
-        if version != RECIPE_VERSION:
-            raise FormatVersionError(
-                f"the recipe in {folder} has version {version}, this gistrec reads version "
-                f"{RECIPE_VERSION}: use the gistrec that wrote it, or fit the recipe again"
-            )
-        manifest = Manifest.from_json(manifest)
-        if wire.digest(tables) != manifest.tables:
-            raise CorruptStateError(f"{_TABLES} in {folder} does not belong to {_JSON}: {remedy}")
-        return cls(codecs.parse(manifest.codec).with_tables(tables), manifest)
+_ANEW = 4
+"""A block that is older than this part of a state's lifetime is sealed anew, so that it never goes
+before its tail does."""
 
 
 class _Sealed(NamedTuple):
@@ -145,6 +44,8 @@ class _Sealed(NamedTuple):
     crc: bytes
     """The blob's own checksum, by which the tail names it."""
     nbytes: int
+    written_at: float
+    """Unix seconds."""
 
 
 class Held(NamedTuple):
@@ -190,11 +91,24 @@ class CacheStats(NamedTuple):
 
 
 class StateCache:
-    """States by user in a store, as a recipe's bytes."""
+    """States by user in a store, as a recipe's bytes.
 
-    def __init__(self, recipe: Recipe, store: StateStore) -> None:
+    Args:
+        recipe: How a state becomes bytes.
+        store: Where they are kept.
+        settings: Of that store; None makes them.
+    """
+
+    def __init__(
+        self, recipe: Recipe, store: StateStore, settings: StoreSettings | None = None
+    ) -> None:
         self.recipe = recipe
+        self.version = f"{recipe.manifest.id:08x}"
+        """Names model and recipe in the keys."""
+        self.settings = settings or StoreSettings(store)
         self._store = store
+        self.described = Version(recipe.manifest.model, recipe.manifest.codec)
+        """What the store's settings say of this version."""
 
     def load(self, user_id: str) -> Held | None:
         """A user's state, or None: `read` and `decode`."""
@@ -202,11 +116,12 @@ class StateCache:
 
     def read(self, user_id: str) -> Stored:
         """What is stored of a user's state, as it is."""
-        check_user_id(user_id)
-        return Stored(*self._store.get_many([_PREFIX + user_id, _SEALED + user_id]))
+        return Stored(*self._store.get_many(self._keys(user_id)))
 
     def decode(self, user_id: str, stored: Stored) -> Held | None:
         """The state of what `read` gave, or None if that was nothing.
+
+        Nothing, too, is a tail whose block an engine evicted.
 
         Raises:
             StaleStateError: it is of another model or recipe. CorruptStateError: it is damaged.
@@ -220,23 +135,33 @@ class StateCache:
             state = self.recipe.chain.decode(encoded)
             return Held(state, entry.version, stored.nbytes, encoded)
         crc, tail = entry.blob[1 : 1 + _CRC_BYTES], entry.blob[1 + _CRC_BYTES :]
-        if block is None or block.blob[-_CRC_BYTES:] != crc:
+        if block is None:
+            return None
+        if block.blob[-_CRC_BYTES:] != crc:
             raise CorruptStateError(
-                f"the tail of user {user_id!r}'s state stands on a sealed block that is not there: "
-                "rebuild the state from the history log"
+                f"the tail of user {user_id!r}'s state stands on another sealed block: rebuild the "
+                "state from the history log"
             )
-        sealed = _Sealed(self._unpack(block.blob), crc, len(block.blob))
+        sealed = self._sealed(self._unpack(block.blob), block)
         encoded = _joined(sealed.encoded, self._unpack(tail))
         state = self.recipe.chain.decode(encoded)
         return Held(state, entry.version, stored.nbytes, encoded, sealed)
 
-    def version(self, user_id: str) -> int:
-        """The version of a user's entry, readable or not; 0 if there is none."""
-        return self.read(user_id).version
-
     def stored_bytes(self, user_id: str) -> int:
         """What a user's state takes, readable or not; 0 if there is none."""
-        return self.read(user_id).nbytes
+        return sum(size.nbytes for size in self._store.sizes(self._keys(user_id)) if size)
+
+    def covered(self, stored: Stored) -> int:
+        """How many events a state covers, by its header alone; 0 if it can't be read."""
+        blob = stored.entry.blob if stored.entry else b""
+        if blob.startswith(_TAIL_MARK):
+            if stored.block is None or stored.block.blob[-_CRC_BYTES:] != blob[1 : 1 + _CRC_BYTES]:
+                return 0
+            blob = blob[1 + _CRC_BYTES :]
+        try:
+            return wire.covered(blob, self.recipe.manifest)
+        except StateError:
+            return 0
 
     def save(
         self,
@@ -270,64 +195,141 @@ class StateCache:
             (encoded,), (decoded,) = chain.encode_grown([state], [grown_from.encoded])
             sealed = grown_from.sealed
             if_version = grown_from.version
-        key, block_key = _PREFIX + check_user_id(user_id), _SEALED + user_id
-        puts = [] if sealed is None else self._tail_puts(key, encoded, sealed, if_version)
-        if not puts:
-            blob, sealed = self.recipe.pack(encoded), None
-            puts = [Put(key, blob, if_version), Put(block_key, None)]
-            if len(blob) > _TAIL_BYTES and self._grows():
-                sealed = _Sealed(encoded, blob[-_CRC_BYTES:], len(blob))
-                puts = [*self._tail_puts(key, encoded, sealed, if_version), Put(block_key, blob)]
-        version = self._store.put_many(puts)[0]
+        puts, crc = self._puts(user_id, encoded, sealed, if_version)
+        self.settings.register(self.version, self.described)
+        versions = self._store.put_many(puts)
+        if crc and len(puts) > 1:  # sealed anew
+            block = Entry(puts[1].blob or b"", versions[1])
+            sealed = self._sealed(encoded, block)
+        elif not crc:
+            sealed = None
         stored = len(puts[0].blob or b"") + (sealed.nbytes if sealed else 0)
-        return Held(decoded, version, stored, encoded, sealed)
+        return Held(decoded, versions[0], stored, encoded, sealed)
+
+    def save_many(self, users: Sequence[tuple[str, UserState, int]]) -> list[bool]:
+        """Store states of several users in one write.
+
+        Args:
+            users: Id, state as a backbone writes it, and the version that the entry must have.
+
+        Returns:
+            Of each, whether it was stored; not if somebody else wrote the user's state first.
+        """
+        self.settings.register(self.version, self.described)
+        encoded = self.recipe.chain.encode_many([state for _, state, _ in users])
+        groups = [
+            self._puts(user_id, state, None, if_version)[0]
+            for (user_id, _, if_version), state in zip(users, encoded, strict=True)
+        ]
+        try:
+            self._store.put_many([put for puts in groups for put in puts])
+        except ConflictError:
+            return [self._written(puts) for puts in groups]
+        return [True] * len(groups)
+
+    def touch(self, user_id: str, stored: Stored) -> bool:
+        """Write a state as it is if it was written so long ago that it would count as unused.
+
+        Whether it was written. Nothing is lost if it could not be, so that is no error.
+        """
+        entry, block = stored
+        settings = self.settings.recent()
+        age_s = time.time() - self._store.written_at(stored.version) if entry else 0.0
+        if entry is None or age_s <= settings.touch_s:
+            return False
+        keys, ttl_s = self._keys(user_id), settings.state_ttl_s
+        puts = [Put(keys[0], entry.blob, entry.version, ttl_s)]
+        puts += [Put(keys[1], block.blob, block.version, _longer(ttl_s))] if block else []
+        try:
+            self._store.put_many(puts)
+        except StoreError:
+            return False
+        return True
 
     def forget(self, user_id: str) -> bool:
-        """Remove a user's state, readable or not; whether there was one."""
+        """Remove a user's states of all versions, readable or not; whether there was one."""
+        check_user_id(user_id)
+        versions = {self.version, UNVERSIONED, *self.settings.read().versions}
+        keys = [key(version, user_id) for version in versions for key in (state_key, block_key)]
         while True:
-            stored = self.read(user_id)
-            if not any(stored):
+            sizes = zip(keys, self._store.sizes(keys), strict=True)
+            puts = [Put(key, None, size.version) for key, size in sizes if size]
+            if not puts:
                 return False
             try:
-                self._store.put_many(
-                    [Put(_PREFIX + user_id, None, stored.version), Put(_SEALED + user_id, None)]
-                )
+                self._store.put_many(puts)
             except ConflictError:
                 continue  # saved in between
             return True
 
     def stats(self) -> CacheStats:
-        """Count users and bytes; reads every state."""
-        users = [key.removeprefix(_PREFIX) for key in self._store.keys(_PREFIX)]
-        sizes = []
-        for start in range(0, len(users), _KEYS_PER_READ):
-            part = users[start : start + _KEYS_PER_READ]
-            found = self._store.get_many([k + user for k in (_PREFIX, _SEALED) for user in part])
-            pairs = map(Stored, found[: len(part)], found[len(part) :])
-            sizes += [stored.nbytes for stored in pairs if stored.entry]
+        """Count users and bytes of this version; asks for the size of every state."""
+        sizes = [
+            state.nbytes
+            for states in states_of(self._store, self.version)
+            for state in states
+            if state.entry_version
+        ]
         p50, p99 = np.percentile(sizes or [0], [50, 99])
         return CacheStats(len(sizes), sum(sizes), float(p50), float(p99))
 
     # ---- internals ----
 
+    def _keys(self, user_id: str) -> list[str]:
+        check_user_id(user_id)
+        return [state_key(self.version, user_id), block_key(self.version, user_id)]
+
     def _unpack(self, blob: bytes) -> UserState:
         recipe = self.recipe
         return wire.unpack(blob, recipe.manifest, expand=recipe.chain.expand)
+
+    def _sealed(self, encoded: UserState, block: Entry) -> _Sealed:
+        blob = block.blob
+        written_at = self._store.written_at(block.version)
+        return _Sealed(encoded, blob[-_CRC_BYTES:], len(blob), written_at)
 
     def _grows(self) -> bool:
         """Whether all of a state's slot tensors gain slots; a recurrent state changes whole."""
         shapes = [s.shape for s in self.recipe.manifest.tensors if not s.name.startswith("tail.")]
         return all(shape and shape[-1 if len(shape) == 1 else -2] in (-1, 0) for shape in shapes)
 
-    def _tail_puts(
-        self, key: str, encoded: UserState, sealed: _Sealed, if_version: int | None
-    ) -> list[Put]:
-        """The write of a tail; nothing if the sealed block does not hold or the tail is long."""
-        part = _after(encoded, sealed.encoded)
-        if part is None:
-            return []
-        blob = _TAIL_MARK + sealed.crc + self.recipe.pack(part)
-        return [Put(key, blob, if_version)] if len(blob) <= _TAIL_BYTES else []
+    def _puts(
+        self, user_id: str, encoded: UserState, sealed: _Sealed | None, if_version: int | None
+    ) -> tuple[list[Put], bytes]:
+        """The writes of a state, its entry's first; and the checksum of the block it stands on."""
+        key, key_of_block = self._keys(user_id)
+        ttl_s = self.settings.recent().state_ttl_s
+        if sealed is not None and (
+            ttl_s is None or time.time() - sealed.written_at < ttl_s / _ANEW
+        ):
+            tail = self._tail(encoded, sealed.encoded, sealed.crc)
+            if tail:
+                return [Put(key, tail, if_version, ttl_s)], sealed.crc
+        blob = self.recipe.pack(encoded)
+        if len(blob) > _TAIL_BYTES and self._grows():
+            crc = blob[-_CRC_BYTES:]
+            if tail := self._tail(encoded, encoded, crc):
+                block = Put(key_of_block, blob, ttl_s=_longer(ttl_s))
+                return [Put(key, tail, if_version, ttl_s), block], crc
+        return [Put(key, blob, if_version, ttl_s), Put(key_of_block, None)], b""
+
+    def _tail(self, encoded: UserState, sealed: UserState, crc: bytes) -> bytes:
+        """The bytes of a tail; none if the sealed block does not hold or the tail is long."""
+        part = _after(encoded, sealed)
+        blob = b"" if part is None else _TAIL_MARK + crc + self.recipe.pack(part)
+        return blob if len(blob) <= _TAIL_BYTES else b""
+
+    def _written(self, puts: list[Put]) -> bool:
+        try:
+            self._store.put_many(puts)
+        except ConflictError:
+            return False
+        return True
+
+
+def _longer(ttl_s: float | None) -> float | None:
+    """How long a block is kept, that may be a part of a lifetime older than its tail."""
+    return None if ttl_s is None else ttl_s * (1 + 1 / _ANEW)
 
 
 def _after(encoded: UserState, sealed: UserState) -> UserState | None:
@@ -352,9 +354,3 @@ def _joined(sealed: UserState, part: UserState) -> UserState:
     for name, tensor in part.slots():
         tensors[name] = torch.cat([sealed.tensors[name], tensor], slot_axis(name, tensor))
     return part.replace(tensors)
-
-
-def _write(path: Path, data: bytes) -> None:
-    part = path.with_name(path.name + ".part")
-    part.write_bytes(data)
-    os.replace(part, path)

@@ -108,13 +108,7 @@ def unpack(
         CorruptStateError: damaged or cut off.
         StaleStateError: written by another model or recipe.
     """
-    reader = unframe(blob, "state", "rebuild it from the history log")
-    found = int.from_bytes(reader.take(ID_BYTES), "little")
-    if found != manifest.id:
-        raise StaleStateError(
-            f"the state was written under manifest {found:08x}, this recipe's is "
-            f"{manifest.id:08x}: it comes from another model or codec; rebuild it from the log"
-        )
+    reader = _opened(blob, manifest)
     length = reader.varint()
     shapes = _read_shapes(reader, manifest, length)
     data = reader.take(reader.left)
@@ -124,6 +118,15 @@ def unpack(
         tensors[spec.name] = _read_tensor(reader, spec, shapes[spec.name], tensors)
     reader.finish()
     return UserState(tensors, length, manifest.model)
+
+
+def covered(blob: bytes, manifest: Manifest) -> int:
+    """How many events the state of some bytes covers; only its header is decoded.
+
+    Raises:
+        What `unpack` does.
+    """
+    return _opened(blob, manifest).varint()
 
 
 def payload(state: UserState, manifest: Manifest) -> bytes:
@@ -217,6 +220,18 @@ def check_user_id(user_id: str) -> str:
             "give a shorter id, or a hash of it"
         )
     return user_id
+
+
+def _opened(blob: bytes, manifest: Manifest) -> Reader:
+    """A reader of what follows the manifest's id."""
+    reader = unframe(blob, "state", "rebuild it from the history log")
+    found = int.from_bytes(reader.take(ID_BYTES), "little")
+    if found != manifest.id:
+        raise StaleStateError(
+            f"the state was written under manifest {found:08x}, this recipe's is "
+            f"{manifest.id:08x}: it comes from another model or codec; rebuild it from the log"
+        )
+    return reader
 
 
 def _check(state: UserState, manifest: Manifest) -> None:

@@ -184,6 +184,19 @@ def test_out_of_memory_nothing_is_written_but_users_can_be_erased(tmp_path):
         assert store.put("h/u", b"new", if_version=0) > version
 
 
+def test_what_may_go_is_dropped_by_the_server(server):
+    with open_store(f"{server.url}?namespace=ttl") as store:
+        store.put_many([Put("s/u", b"1", ttl_s=0.05), Put("h/u", b"2")])
+        while store.get("s/u") is not None:
+            time.sleep(0.01)
+        assert store.get("h/u").blob == b"2"
+        assert store.sizes(["s/u"]) == [None]
+        store.put_many([Put("s/u", b"1", 0, ttl_s=0.05)])
+        version = store.put("s/u", b"2")  # kept from now on
+        assert store._client.pttl(store._key("s/u")) == -1
+        assert store.get("s/u") == (b"2", version)
+
+
 def test_too_few_replicas(tmp_path):
     with (
         valkey_server(tmp_path, "--min-replicas-to-write", "1") as server,

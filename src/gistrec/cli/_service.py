@@ -46,7 +46,7 @@ def planned(run: Path, work: Work) -> Path:
     """
     from gistrec import codecs
     from gistrec.build import fit_recipe
-    from gistrec.state_cache import Recipe
+    from gistrec.recipe import Recipe
     from gistrec.train import Model
 
     values = read_toml(run)

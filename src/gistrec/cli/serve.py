@@ -14,6 +14,8 @@ from gistrec.errors import ConfigError
 if TYPE_CHECKING:
     from gistrec.server import Certificate, Settings
 
+_SWEEP_EVERY_S = 300.0
+
 
 @Parameter(name="*")
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -82,7 +84,7 @@ class Limits:
 
 def serve(
     *,
-    model: Path | None = None,
+    model: list[Path] | None = None,
     run: Path | None = None,
     store: str = "ram://",
     listening: Listening = Listening(),
@@ -96,7 +98,8 @@ def serve(
     so it then listens on the loopback interface only.
 
     Args:
-        model: Model folder, as `gistrec train` writes it.
+        model: Model folder, as `gistrec train` writes it. Of several, each with its own --model,
+            `gistrec state switch` says which one serves, without a restart; else the first does.
         run: Instead of a model: run file of `gistrec plan`, for the model that it was measured on;
             its recipe is fitted if the model has none.
         store: URL of the store; `ram://` forgets all users at the end, lmdb://folder keeps them,
@@ -106,7 +109,7 @@ def serve(
     from gistrec import server
     from gistrec.recommender import Recommender
 
-    if (model is None) == (run is None):
+    if (not model) == (run is None):
         raise ConfigError("give either --model FOLDER or --run FILE, as `gistrec plan` writes it")
     if limits.workers > 1 and store.lower().startswith("ram:"):
         raise ConfigError(
@@ -114,9 +117,10 @@ def serve(
             "--store lmdb://folder or redis://host:6379/0, or --workers 1"
         )
     certificate, settings = listening.certificate(), limits.settings(listening.keys)
-    folder = planned(run, work) if run is not None else model
-    load = functools.partial(Recommender.load, str(folder), store=store)
+    folders = [planned(run, work)] if run is not None else model or []
+    load = functools.partial(Recommender.load, *folders, store=store)
     if get is None:
+        load = functools.partial(load, sweep_every_s=_SWEEP_EVERY_S)
         server.serve(
             load,
             host=listening.host,

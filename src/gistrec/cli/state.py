@@ -1,4 +1,4 @@
-"""`gistrec state`: build, look at and erase what is stored about users."""
+"""`gistrec state`: build, count, limit and erase what is stored about users."""
 
 from pathlib import Path
 
@@ -8,11 +8,12 @@ from rich.progress import MofNCompleteColumn
 from gistrec.cli._output import PARAMETER, Output, Work, aligned
 from gistrec.cli._service import Service
 from gistrec.cli._settings import dataset_of
+from gistrec.cli._units import num_bytes, seconds
 from gistrec.errors import DataError
 
 app = App(
     name="state",
-    help="Build, look at and erase what is stored about users.",
+    help="Build, count, limit and erase what is stored about users.",
     default_parameter=PARAMETER,
 )
 
@@ -98,12 +99,155 @@ def forget(user: str, /, *, service: Service, output: Output = Output()) -> None
 
 
 @app.command
-def stats(*, service: Service, output: Output = Output()) -> None:
-    """Count the users and bytes of a store's states."""
+def stats(*, store: str, project_users: int | None = None, work: Work = Work()) -> None:
+    """Count what a store holds, by version; needs no model.
+
+    Args:
+        store: URL of the store.
+        project_users: Say as well what so many users would take, if they were like those that are
+            there.
+    """
+    from gistrec.holdings import holdings
+    from gistrec.stores import open_store
+
+    with open_store(store) as opened, work.progress("{task.completed:,} entries") as progress:
+        bar = progress.add_task("counting", total=None)
+        found = holdings(opened, report=lambda entries: progress.advance(bar, entries))
+    rows = [("history log", "", found.log)]
+    rows += [(v.version + "*" * v.serving, v.codec, v.states) for v in found.versions]
+    head = ["", "codec", "users", "bytes", "p50", "p99"]
+    table = [head] + [
+        [
+            name,
+            codec,
+            f"{n.users:,}",
+            f"{n.bytes_total:,}",
+            f"{n.bytes_p50:,.0f}",
+            f"{n.bytes_p99:,.0f}",
+        ]
+        for name, codec, n in rows
+    ]
+    document = {
+        "log": found.log._asdict(),
+        "versions": [v._asdict() | {"states": v.states._asdict()} for v in found.versions],
+    }
+    if project_users is not None:
+        table[0].append(f"of {project_users:,} users")
+        for row, (_, _, n) in zip(table[1:], rows, strict=True):
+            row.append(f"{n.projected(project_users):,}")
+        document["projected"] = {
+            "users": project_users,
+            "log_bytes": found.log.projected(project_users),
+            "state_bytes": {v.version: v.states.projected(project_users) for v in found.versions},
+        }
+    note = "\n* serves" if any(v.serving for v in found.versions) else ""
+    work.show(document, aligned(table, left=2) + note)
+
+
+@app.command
+def drop(version: str, /, *, store: str, work: Work = Work()) -> None:
+    """Remove all states of a version that serves no more; histories stay.
+
+    It can be interrupted and repeated. Stop the servers of that version first, as they would write
+    new states.
+
+    Args:
+        version: As `gistrec state stats` names it; `unversioned` are those of earlier gistrecs.
+        store: URL of the store.
+    """
+    from gistrec.holdings import drop as drop_states
+    from gistrec.stores import open_store
+
+    with open_store(store) as opened, work.progress("{task.completed:,} states") as progress:
+        bar = progress.add_task("dropping", total=None)
+        states, nbytes = drop_states(
+            opened, version, report=lambda count: progress.advance(bar, count)
+        )
+    work.show(
+        {"version": version, "states": states, "bytes": nbytes},
+        f"{states:,} states of version {version} removed, {nbytes:,} bytes",
+    )
+
+
+@app.command
+def switch(*, service: Service, output: Output = Output()) -> None:
+    """Make a model the one that serves, in all servers of a store that were given it.
+
+    Servers follow within a second or two. Switch back with the other model. Before, build its
+    states with `gistrec state build`, or they are rebuilt one by one when users come.
+    """
+    import msgspec
+
     with service.open() as recommender:
-        found = recommender.stats()
+        version = recommender.served.version
+        before = recommender.settings.read().serving
+        recommender.settings.register(version, recommender.states.described)
+        recommender.settings.change(lambda old: msgspec.structs.replace(old, serving=version))
     output.show(
-        found._asdict(),
-        f"{found.users:,} users, {found.bytes_total:,} bytes of states: "
-        f"p50 {found.bytes_p50:,.0f}, p99 {found.bytes_p99:,.0f}",
+        {"serving": version, "before": before},
+        f"version {version} serves" + (f", before {before}" if before else ""),
+    )
+
+
+@app.command
+def limit(
+    *,
+    store: str,
+    state_ttl: str | None = None,
+    state_budget: str | None = None,
+    log_ttl: str | None = None,
+    output: Output = Output(),
+) -> None:
+    """Show or set how long and how much a store keeps; servers follow within seconds.
+
+    A dropped state is rebuilt from the history when its user comes back. Servers apply the limits
+    every five minutes, `gistrec state sweep` at once.
+
+    Args:
+        store: URL of the store.
+        state_ttl: Drop states that nobody used for so long: 30d, 12h; none: keep them.
+        state_budget: Drop the states used longest ago, beyond so many bytes of all: 8g; none: no
+            bound.
+        log_ttl: Forget users, history and all, who had no new event for so long: 400d; none: keep
+            them.
+    """
+    import msgspec
+
+    from gistrec.store_settings import StoreSettings
+    from gistrec.stores import open_store
+
+    asked = {
+        "state_ttl_s": state_ttl and (seconds("--state-ttl", state_ttl),),
+        "state_budget_bytes": state_budget and (num_bytes("--state-budget", state_budget),),
+        "log_ttl_s": log_ttl and (seconds("--log-ttl", log_ttl),),
+    }
+    given = {name: value[0] for name, value in asked.items() if value}
+    with open_store(store) as opened:
+        settings = StoreSettings(opened)
+        if given:
+            settings.change(lambda old: msgspec.structs.replace(old, **given))
+        now = settings.read()
+    document = {name: getattr(now, name) for name in asked}
+    lines = [[name, "none" if value is None else f"{value:,}"] for name, value in document.items()]
+    output.show(document, aligned(lines, left=1))
+
+
+@app.command
+def sweep(*, store: str, work: Work = Work()) -> None:
+    """Apply a store's limits now, and remove states whose user was forgotten.
+
+    Args:
+        store: URL of the store.
+    """
+    from gistrec.stores import open_store
+    from gistrec.sweep import sweep as sweep_store
+
+    with open_store(store) as opened, work.progress("{task.completed:,} entries") as progress:
+        bar = progress.add_task("sweeping", total=None)
+        swept = sweep_store(opened, report=lambda entries: progress.advance(bar, entries))
+    work.show(
+        swept._asdict(),
+        f"states removed: {swept.expired:,} expired, {swept.evicted:,} beyond the budget, "
+        f"{swept.orphaned:,} without a history; users forgotten: {swept.forgotten:,}; "
+        f"{swept.state_bytes:,} bytes of states are left",
     )

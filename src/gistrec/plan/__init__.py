@@ -22,8 +22,8 @@ from gistrec.errors import BudgetError, CodecError, ConfigError, GistrecError
 from gistrec.measure import Held, Subject
 from gistrec.plan._space import smallest
 from gistrec.plan._trials import Report, Trials, Wanted, found
+from gistrec.recipe import Recipe
 from gistrec.results import Row
-from gistrec.state_cache import Recipe
 from gistrec.train import Model
 
 __all__ = ["HONEST", "Plan", "Wanted", "search", "warning_of"]

@@ -21,8 +21,8 @@ from gistrec.errors import BudgetError, ConfigError, GistrecError
 from gistrec.evaluate import Task
 from gistrec.measure import Held, Rules, Subject
 from gistrec.plan._space import Space, said
+from gistrec.recipe import Recipe
 from gistrec.results import Row
-from gistrec.state_cache import Recipe
 from gistrec.train import Model
 
 if TYPE_CHECKING:

@@ -1,10 +1,11 @@
 """Stores: bytes by key. Synchronous, thread-safe; they know nothing of users or tensors.
 
 One file per engine; a file's name is the scheme of its URLs (`ram://`, `lmdb:///path`).
-Subclass `StateStore`: `open`, `get_many`, `put_many`, `keys` and `close`.
+Subclass `StateStore`: `open`, `get_many`, `put_many`, `keys`, `written_at` and `close`.
 
 Keys are text of 1 to `MAX_KEY_BYTES` bytes in UTF-8. Versions of a key grow and are never used
 again, not even after the key was deleted: a writer that still holds an old version always fails.
+They also tell when an entry was written, so that what is old is found without dates of its own.
 
 Keys of one group (`group_of`: `h/ann`, `s/ann`, `b/ann/0`) are written all or none and read as of
 one moment. Engines that spread keys over machines promise no more than that; the others promise it
@@ -44,6 +45,16 @@ class Put(NamedTuple):
     """None removes the entry."""
     if_version: int | None = None
     """Write only if the entry's version is this one (0: only if there is none)."""
+    ttl_s: float | None = None
+    """After so many seconds the entry is not needed any more. An engine that can drops it then; the
+    others keep it until it is removed."""
+
+
+class Size(NamedTuple):
+    """What is known of an entry without reading its blob."""
+
+    nbytes: int
+    version: int
 
 
 class StateStore(ABC):
@@ -86,12 +97,20 @@ class StateStore(ABC):
         """All keys with a prefix, in byte order."""
 
     @abstractmethod
+    def written_at(self, version: int) -> float:
+        """When an entry with this version was written, Unix seconds; right to a second."""
+
+    @abstractmethod
     def close(self) -> None:
         """Release files and connections; closing twice is harmless."""
 
     def get(self, key: str) -> Entry | None:
         """The entry of a key, or None."""
         return self.get_many([key])[0]
+
+    def sizes(self, keys: Sequence[str]) -> list[Size | None]:
+        """Sizes and versions of several entries, in order, for counting; not as of one moment."""
+        return [Size(len(e.blob), e.version) if e else None for e in self.get_many(keys)]
 
     def put(self, key: str, blob: bytes, *, if_version: int | None = None) -> int:
         """Write one entry; its new version."""

@@ -12,8 +12,9 @@
 Threads that write while a flush is under way wait for it, and then share one transaction and its
 flush (group commit): eight waiting clients cost about what one does.
 
-An entry is its version (8 bytes, little-endian) and the blob. The version is the number of the
-transaction that wrote it, which LMDB never gives twice.
+An entry is its version (8 bytes, little-endian) and the blob. The version is the Unix second in
+which it was written, and below it 31 bits of the transaction's number, which LMDB never gives
+twice.
 
 Source: Howard Chu, LMDB 0.9; py-lmdb.
 Differs: none known.
@@ -35,11 +36,12 @@ from urllib.parse import SplitResult
 import lmdb
 
 from gistrec.errors import ConfigError, ConflictError, StoreError, StoreUnavailableError
-from gistrec.stores import Entry, Put, StateStore, check_version, key_bytes, path_of
+from gistrec.stores import Entry, Put, Size, StateStore, check_version, key_bytes, path_of
 
 _SYNC = {"full": (True, True), "on": (True, False), "off": (False, False)}
 _UNITS = {"k": 10, "m": 20, "g": 30, "t": 40}
 _VERSION_BYTES = 8
+_NUMBER_BITS = 31
 _MAX_READERS = 1024  # threads of all processes together; 64 bytes each
 _KEYS_PER_SCAN = 1024
 
@@ -139,6 +141,12 @@ class Lmdb(StateStore):
         with self._transaction() as txn:
             return [_entry(txn.get(key)) for key in raw]
 
+    def sizes(self, keys: Sequence[str]) -> list[Size | None]:
+        """Sizes and versions, without a copy of the blobs."""
+        raw = [key_bytes(key) for key in keys]
+        with self._transaction() as txn:
+            return [_size(txn.get(key)) for key in raw]
+
     def put_many(self, puts: Sequence[Put]) -> list[int]:
         """Check and write, in one transaction with all who wait for the one under way."""
         write = _Write([key_bytes(put.key) for put in puts], puts)
@@ -187,7 +195,7 @@ class Lmdb(StateStore):
             later: list[_Write] = []
             keys: set[bytes] = set()
             for write in writes:
-                # a version is a transaction's number: a key changes once in it
+                # a version has a transaction's number: a key changes once in it
                 (together if keys.isdisjoint(write.raw) else later).append(write)
                 keys.update(write.raw)
             self._write(together)
@@ -197,7 +205,8 @@ class Lmdb(StateStore):
         """One transaction; if it fails, one for each, so that only the guilty are told."""
         try:
             with self._transaction(write=True) as txn:
-                results = [_apply(txn, write) for write in writes]
+                now = int(time.time()) << _NUMBER_BITS | txn.id() % (1 << _NUMBER_BITS)
+                results = [_apply(txn, write, now) for write in writes]
         except StoreError as error:
             if len(writes) > 1:
                 for write in writes:
@@ -223,6 +232,10 @@ class Lmdb(StateStore):
             if len(chunk) < _KEYS_PER_SCAN:
                 return
             start = chunk[-1] + b"\0"  # the next possible key
+
+    def written_at(self, version: int) -> float:
+        """The second that a version begins with."""
+        return float(version >> _NUMBER_BITS)
 
     def close(self) -> None:
         """Give the folder back; the last one to do so closes it."""
@@ -259,11 +272,11 @@ class Lmdb(StateStore):
             raise StoreError(f"{self._path}: {error}; nothing was written") from error
 
 
-def _apply(txn: "lmdb.Transaction[memoryview]", write: _Write) -> list[int] | StoreError:
-    """Check all, then write all; new versions or the conflict."""
+def _apply(txn: "lmdb.Transaction[memoryview]", write: _Write, now: int) -> list[int] | StoreError:
+    """Check all, then write all; new versions, `now` if they can be, or the conflict."""
     old = []
     for key, put in zip(write.raw, write.puts, strict=True):
-        present = _entry(txn.get(key))
+        present = _size(txn.get(key))
         old.append(present.version if present else 0)
         try:
             check_version(put, old[-1])
@@ -275,8 +288,8 @@ def _apply(txn: "lmdb.Transaction[memoryview]", write: _Write) -> list[int] | St
             txn.delete(key)
             versions.append(0)
             continue
-        # transaction numbers start anew in a compacted copy of the folder
-        versions.append(max(txn.id(), before + 1))
+        # clocks are set back, and transactions are counted anew in a compacted copy of the folder
+        versions.append(max(now, before + 1))
         txn.put(key, versions[-1].to_bytes(_VERSION_BYTES, "little") + put.blob)
     return versions
 
@@ -299,6 +312,13 @@ def _entry(found: memoryview | None) -> Entry | None:
         return None
     version = int.from_bytes(found[:_VERSION_BYTES], "little")
     return Entry(bytes(found[_VERSION_BYTES:]), version)
+
+
+def _size(found: memoryview | None) -> Size | None:
+    if found is None:
+        return None
+    version = int.from_bytes(found[:_VERSION_BYTES], "little")
+    return Size(len(found) - _VERSION_BYTES, version)
 
 
 def _bytes_of(size: str) -> int:

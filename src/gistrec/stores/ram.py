@@ -9,8 +9,8 @@ Cost: about 150 bytes an entry beside the blob; a get takes about a microsecond.
 """
 
 import threading
+import time
 from collections.abc import Iterator, Sequence
-from itertools import count
 from typing import Self
 from urllib.parse import SplitResult
 
@@ -26,7 +26,7 @@ class Ram(StateStore):
     def __init__(self) -> None:
         self._entries: dict[str, Entry] = {}
         self._lock = threading.Lock()
-        self._versions = count(1)  # one counter for all keys: no version comes twice
+        self._newest = 0  # version of all keys: none comes twice
 
     @classmethod
     def open(cls, url: SplitResult, **options: str) -> Self:
@@ -58,15 +58,19 @@ class Ram(StateStore):
         if put.blob is None:
             self._entries.pop(put.key, None)
             return 0
-        version = next(self._versions)
-        self._entries[put.key] = Entry(put.blob, version)
-        return version
+        self._newest = max(self._newest + 1, time.time_ns() // 1000)
+        self._entries[put.key] = Entry(put.blob, self._newest)
+        return self._newest
 
     def keys(self, prefix: str = "") -> Iterator[str]:
         """The keys that are there at the first step, sorted."""
         with self._lock:
             found = [key for key in self._entries if key.startswith(prefix)]
         yield from sorted(found)  # code points sort as their UTF-8 bytes do
+
+    def written_at(self, version: int) -> float:
+        """Versions are microseconds."""
+        return version / 1e6
 
     def close(self) -> None:
         """Nothing to release."""

@@ -19,7 +19,9 @@ What is acknowledged is as safe as the server's settings make it; gistrec asks f
 - Replicas follow without being waited for: a failover may lose the last writes whatever
   `appendfsync` says, because `WAIT` is not sent. `min-replicas-to-write 1` at least stops a primary
   that has lost its replicas from acknowledging.
-- `maxmemory-policy noeviction`, or logs are lost like anything else.
+- `maxmemory-policy noeviction`, or logs are lost like anything else. Once states have a lifetime
+  (`gistrec state limit --state-ttl`) they alone have an expiry of the server's, so `volatile-lru`
+  and its like evict states only, which are rebuilt.
 
 A write is repeated after a lost answer, and still done once: it has a token, and each of the 16,384
 parts that users are spread over remembers its last 32 writes. Versions are microseconds of the
@@ -42,22 +44,20 @@ import os
 import re
 import time
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from typing import Any, Self
-from urllib.parse import SplitResult, unquote, urlsplit
+from urllib.parse import SplitResult
 
 from gistrec.errors import ConfigError, StoreError, StoreUnavailableError
-from gistrec.stores import Entry, Put, StateStore, check_version, group_of, key_bytes
+from gistrec.stores import Entry, Put, Size, StateStore, check_version, group_of, key_bytes
+from gistrec.stores._connection import client_errors, connected, passes, raised, settings_of
 
 _PARTS = 16384
 _VERSION_BYTES = 8
 _KEYS_PER_SCAN = 1000
-_REFUSALS = ("MISCONF", "NOREPLICAS")
-"""Errors of a server that refuses writes for now, for which the client has no class."""
 
 # KEYS: the part's record, then the entries. ARGV: the token; of every entry the version that it
-# must have (or ""), "1" to write it and "0" to remove it, the blob.
+# must have (or ""), "1" to write it and "0" to remove it, the blob, how many ms to keep it (or "").
 # The record is written first where memory may be short: a server out of memory refuses the first
 # write of a script, never a later one.
 _WRITE = b"""
@@ -72,10 +72,10 @@ local grows = false
 for n = 2, #KEYS do
   local head = redis.call('GETRANGE', KEYS[n], 0, 7)
   local present = #head == 8 and struct.unpack('<I8', head) or 0
-  local expected = ARGV[3 * n - 4]
+  local expected = ARGV[4 * n - 6]
   if expected ~= '' and tonumber(expected) ~= present then return {n - 2, present} end
   version = math.max(version, present)
-  grows = grows or ARGV[3 * n - 3] == '1'
+  grows = grows or ARGV[4 * n - 5] == '1'
 end
 local now = redis.call('TIME')
 version = math.max(version + 1, now[1] * 1000000 + now[2])
@@ -83,10 +83,12 @@ local packed = struct.pack('<I8', version)
 record = ARGV[1] .. packed .. string.sub(record, 1, 16 * 31)
 if grows then redis.call('SET', KEYS[1], record) end
 for n = 2, #KEYS do
-  if ARGV[3 * n - 3] == '1' then
-    redis.call('SET', KEYS[n], packed .. ARGV[3 * n - 2])
-  else
+  if ARGV[4 * n - 5] == '0' then
     redis.call('DEL', KEYS[n])
+  elseif ARGV[4 * n - 3] == '' then
+    redis.call('SET', KEYS[n], packed .. ARGV[4 * n - 4])
+  else
+    redis.call('SET', KEYS[n], packed .. ARGV[4 * n - 4], 'PX', ARGV[4 * n - 3])
   end
 end
 if not grows then redis.call('SET', KEYS[1], record) end
@@ -133,12 +135,12 @@ class Redis(StateStore):
             )
         if not re.fullmatch(r"\d*\.?\d+", timeout_s) or not float(timeout_s):
             raise ConfigError(f"timeout_s={timeout_s} is not a time: give seconds, for example 5")
-        addresses, settings = _settings(url, password_file, ca_file)
+        addresses, settings = settings_of(url, password_file, ca_file)
         settings |= {"socket_timeout": float(timeout_s), "socket_connect_timeout": float(timeout_s)}
         name = f"{url.scheme}://{','.join(f'{host}:{port}' for host, port in addresses)}"
         if cluster == "off" and len(addresses) > 1:
             raise ConfigError(f"{name} names several servers: add ?cluster=on, or name one")
-        client = _client(addresses, settings, name, cluster == "on")
+        client = connected(addresses, settings, name, cluster == "on")
         store = cls(client, name, namespace, float(timeout_s))
         try:
             store._look_at_server()
@@ -162,6 +164,17 @@ class Redis(StateStore):
                 found[place] = self._entry(names[place], value)
         return found
 
+    def sizes(self, keys: Sequence[str]) -> list[Size | None]:
+        """Sizes and versions, in two round trips; blobs stay on the server."""
+        names = [self._key(key) for key in keys]
+        found = self._run([["STRLEN", name] for name in names])
+        heads = self._run([["GETRANGE", name, 0, _VERSION_BYTES - 1] for name in names])
+        entries = map(self._entry, names, (head or None for head in heads))
+        return [
+            Size(max(0, length - _VERSION_BYTES), entry.version) if entry else None
+            for length, entry in zip(found, entries, strict=True)
+        ]
+
     def put_many(self, puts: Sequence[Put]) -> list[int]:
         """Check and write in one script for every group, all scripts in one round trip."""
         places: dict[bytes, list[int]] = {}
@@ -173,9 +186,9 @@ class Redis(StateStore):
         for record, group in places.items():
             names = [self._key(puts[p].key) for p in group]
             command = ["EVALSHA", _WRITE_SHA, 1 + len(names), record, *names, token]
-            for _, blob, if_version in (puts[p] for p in group):
-                expected = "" if if_version is None else if_version
-                command += [expected, "0", b""] if blob is None else [expected, "1", blob]
+            for _, blob, if_version, ttl_s in (puts[p] for p in group):
+                command += ["" if if_version is None else if_version, "0" if blob is None else "1"]
+                command += [blob or b"", "" if ttl_s is None else max(1, round(ttl_s * 1e3))]
             commands.append(command)
         versions = [0] * len(puts)
         for group, answer in zip(places.values(), self._run(commands), strict=True):
@@ -194,10 +207,14 @@ class Redis(StateStore):
         scan = self._open_client().scan_iter(match=pattern, count=_KEYS_PER_SCAN)
         try:
             names = set(scan)  # a key may come twice
-        except _raised() as error:
+        except raised() as error:
             raise self._told(error) from None
         found = [name[name.index(b"}:") + 2 :] for name in names]
         yield from (key.decode() for key in sorted(found) if key.startswith(raw))
+
+    def written_at(self, version: int) -> float:
+        """Versions are microseconds."""
+        return version / 1e6
 
     def close(self) -> None:
         """Close all connections."""
@@ -235,10 +252,10 @@ class Redis(StateStore):
         node = {"target_nodes": client.get_primaries()[0]} if self._cluster else {}
         try:
             info = client.info(**node)
-        except _errors().NoPermissionError:
+        except client_errors().NoPermissionError:
             info = {}
             self.get("-")  # what is needed counts
-        except _raised() as error:
+        except raised() as error:
             raise self._told(error) from None
         if info.get("cluster_enabled") and not self._cluster:
             raise ConfigError(f"{self._name} is part of a cluster: add ?cluster=on")
@@ -256,15 +273,15 @@ class Redis(StateStore):
         while True:
             try:
                 return self._answers(commands)
-            except _raised() as error:
-                if not _passes(error) or time.monotonic() + pause_s > deadline:
+            except raised() as error:
+                if not passes(error) or time.monotonic() + pause_s > deadline:
                     raise self._told(error) from None
             time.sleep(pause_s)
             pause_s = min(2 * pause_s, 0.5)
 
     def _answers(self, commands: Sequence[list[Any]]) -> list[Any]:
         answers = self._sent(commands)
-        unknown = [n for n, a in enumerate(answers) if isinstance(a, _errors().NoScriptError)]
+        unknown = [n for n, a in enumerate(answers) if isinstance(a, client_errors().NoScriptError)]
         if unknown:  # a server that was started anew
             texts = [["EVAL", _WRITE, *commands[n][2:]] for n in unknown]
             for n, answer in zip(unknown, self._sent(texts), strict=True):
@@ -279,7 +296,7 @@ class Redis(StateStore):
         if len(commands) == 1:
             try:
                 return [client.execute_command(*commands[0])]
-            except _errors().NoScriptError as error:
+            except client_errors().NoScriptError as error:
                 return [error]
         pipeline = client.pipeline() if self._cluster else client.pipeline(transaction=False)
         for command in commands:
@@ -289,7 +306,7 @@ class Redis(StateStore):
 
     def _told(self, error: Exception) -> StoreError:
         """What an error of the client means here; the client puts commands into some of them."""
-        errors, text = _errors(), str(error).rpartition("caused error: ")[2].rstrip(".")
+        errors, text = client_errors(), str(error).rpartition("caused error: ")[2].rstrip(".")
         if isinstance(error, errors.AuthenticationError | errors.AuthorizationError):
             return StoreUnavailableError(
                 f"{self._name} refuses user or password: {text}; write "
@@ -298,14 +315,14 @@ class Redis(StateStore):
         if isinstance(error, errors.NoPermissionError):
             return StoreUnavailableError(
                 f"{self._name} does not allow it: {text}; the user needs the commands get, mget, "
-                "set, del, getrange, time, scan, info, eval and evalsha"
+                "set, del, getrange, strlen, time, scan, info, eval and evalsha"
             )
         if isinstance(error, errors.OutOfMemoryError):
             return StoreUnavailableError(
                 f"{self._name} has reached its maxmemory: {text}; nothing was written, give it "
                 "more memory"
             )
-        if _passes(error) and isinstance(error, errors.ResponseError):
+        if passes(error) and isinstance(error, errors.ResponseError):
             return StoreUnavailableError(f"{self._name} refuses: {text}; nothing was written")
         if isinstance(error, errors.ResponseError):
             return StoreError(f"{self._name}: {text}; nothing was written")
@@ -313,88 +330,3 @@ class Redis(StateStore):
             f"{self._name} does not answer: {text}; start it or name another server (a write that "
             "was under way may have been kept or not)"
         )
-
-
-def _passes(error: Exception) -> bool:
-    """Whether it is of a server that restarts, moves or changes its role."""
-    errors = _errors()
-    if isinstance(error, errors.AuthenticationError | errors.AuthorizationError):
-        return False
-    away = (errors.ConnectionError, errors.TimeoutError, errors.RedisClusterException)
-    changing = (errors.ClusterError, errors.ReadOnlyError, errors.TryAgainError)
-    return isinstance(error, (*away, *changing)) or str(error).startswith(_REFUSALS)
-
-
-def _settings(
-    url: SplitResult, password_file: str, ca_file: str
-) -> tuple[list[tuple[str, int]], dict[str, Any]]:
-    """Addresses and settings of the connections."""
-    user_info, _, hosts = url.netloc.rpartition("@")
-    user, has_password, password = user_info.partition(":")
-    try:
-        parsed = [urlsplit(f"//{host}") for host in hosts.split(",")]
-        addresses = [(p.hostname or "", p.port or 6379) for p in parsed]
-    except ValueError:
-        addresses = []
-    database = url.path.strip("/") or "0"
-    if not addresses or not all(host for host, _ in addresses) or not database.isdecimal():
-        raise ConfigError(
-            f"{url.scheme}://{hosts}{url.path} names no server: write "
-            f"{url.scheme}://host:6379/0 with the number of a database"
-        )
-    settings: dict[str, Any] = {"username": unquote(user) or None, "db": int(database)}
-    settings["password"] = unquote(password) if has_password else None
-    if password_file:
-        try:
-            settings["password"] = Path(password_file).read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"password_file={password_file} can't be read: {error}") from None
-    if url.scheme in ("rediss", "valkeys"):
-        if ca_file and not Path(ca_file).is_file():
-            raise ConfigError(f"ca_file={ca_file} is not a file: give certificates in PEM")
-        settings |= {"ssl": True, "ssl_ca_certs": ca_file or None}
-    elif ca_file:
-        raise ConfigError(f"ca_file is for TLS: write {url.scheme}s:// in place of {url.scheme}://")
-    return addresses, settings
-
-
-def _client(
-    addresses: Iterable[tuple[str, int]], settings: dict[str, Any], name: str, cluster: bool
-) -> Any:
-    try:
-        import redis
-        from redis.backoff import NoBackoff
-        from redis.cluster import ClusterNode, RedisCluster
-        from redis.retry import Retry
-    except ImportError as missing:
-        raise ConfigError(
-            f'{name} needs {missing.name}, not installed: run pip install "gistrec[redis]"'
-        ) from missing
-    settings = settings | {"retry": Retry(NoBackoff(), 0)}  # `_run` repeats, within a time
-    if not cluster:
-        ((host, port),) = addresses
-        return redis.Redis(host=host, port=port, **settings)
-    if settings.pop("db"):
-        raise ConfigError(f"{name}: a cluster has no databases; leave the number out")
-    try:
-        return RedisCluster(
-            startup_nodes=[ClusterNode(*address) for address in addresses],  # type: ignore[no-untyped-call]  # not annotated
-            **settings,
-        )
-    except _raised() as error:
-        raise StoreUnavailableError(
-            f"can't open the cluster {name}: {error}; name servers that run with "
-            "cluster-enabled yes, and the right password"
-        ) from None
-
-
-def _raised() -> tuple[type[Exception], ...]:
-    """What the client raises on purpose."""
-    return _errors().RedisError, _errors().RedisClusterException
-
-
-def _errors() -> Any:
-    """The client's exceptions; it is installed where a store is open."""
-    from redis import exceptions
-
-    return exceptions

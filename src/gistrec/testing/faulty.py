@@ -32,6 +32,10 @@ class _Around(StateStore):
         """The other store's answer."""
         return self.inner.keys(prefix)
 
+    def written_at(self, version: int) -> float:
+        """The other store's answer."""
+        return self.inner.written_at(version)
+
     def close(self) -> None:
         """Close the other store."""
         self.inner.close()

@@ -1,6 +1,7 @@
 """The laws of stores. A new engine's test is a subclass that says how to open it."""
 
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -116,6 +117,23 @@ class StoreTests:
         assert store.delete("a") is False
         assert store.get("a") is None
         assert list(store.keys()) == []
+
+    def test_versions_tell_when_an_entry_was_written(self, store: StateStore) -> None:
+        before = time.time()
+        times = [store.written_at(store.put("a", b"%d" % n)) for n in range(3)]
+        assert int(before) <= times[0] <= times[1] <= times[2] <= time.time() + 1
+
+    def test_sizes_without_blobs(self, store: StateStore) -> None:
+        versions = store.put_many([Put("s/a", b"12345"), Put("s/b", b"")])
+        assert store.sizes(["s/a", "s/b", "s/c"]) == [(5, versions[0]), (0, versions[1]), None]
+        assert store.sizes([]) == []
+
+    def test_what_may_go_is_there_until_then(self, store: StateStore) -> None:
+        version = store.put_many([Put("s/a", b"1", ttl_s=60), Put("h/a", b"2")])[0]
+        assert store.get("s/a") == Entry(b"1", version)
+        with pytest.raises(ConflictError):
+            store.put_many([Put("s/a", b"3", 0, ttl_s=60)])
+        assert store.put("s/a", b"4", if_version=version) > version
 
     def test_keys_with_a_prefix_in_byte_order(self, store: StateStore) -> None:
         names = ["a", "a/", "a/1", "a/10", "a/2", "a/é", "a/\U0001f5dd", "b", "\uffff"]

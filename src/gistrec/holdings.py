@@ -1,0 +1,130 @@
+"""What a store holds, by version, counted without a model: only sizes and heads are read."""
+
+import collections
+import itertools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from gistrec.errors import ConfigError
+from gistrec.history_log import HistoryLog
+from gistrec.store_settings import StoreSettings, Version
+from gistrec.stored_states import remove, states_of, versions_in
+from gistrec.stores import StateStore
+
+_USERS_PER_READ = 256
+
+
+class Bytes(NamedTuple):
+    """What some users take; keys and the engine's own overhead are not counted."""
+
+    users: int
+    bytes_total: int
+    bytes_p50: float
+    bytes_p99: float
+
+    def projected(self, users: int) -> int:
+        """What so many users would take, if they were like these on average."""
+        return round(users * self.bytes_total / self.users) if self.users else 0
+
+
+class VersionBytes(NamedTuple):
+    """What the states of one version take."""
+
+    version: str
+    model: str
+    codec: str
+    serving: bool
+    """Whether the settings name it as the one that serves."""
+    states: Bytes
+
+
+class Holdings(NamedTuple):
+    """What a store holds."""
+
+    log: Bytes
+    """The histories: heads, blocks and ids of events."""
+    versions: list[VersionBytes]
+    """By name."""
+
+
+def holdings(store: StateStore, *, report: Callable[[int], None] | None = None) -> Holdings:
+    """Count users and bytes of a store's histories and states.
+
+    Args:
+        store: Which.
+        report: Called with the number of entries that were counted since the last call.
+    """
+    told = report or (lambda entries: None)
+    settings = StoreSettings(store).read()
+    found = []
+    for name in sorted({*versions_in(store), *settings.versions}):
+        about = settings.versions.get(name, Version())
+        sizes: collections.Counter[int] = collections.Counter()
+        for states in states_of(store, name):
+            sizes.update(state.nbytes for state in states if state.entry_version)
+            told(len(states))
+        serving = name == settings.serving
+        found.append(VersionBytes(name, about.model, about.codec, serving, _bytes_of(sizes)))
+    log, sizes = HistoryLog(store), collections.Counter()
+    users = log.users()
+    while part := list(itertools.islice(users, _USERS_PER_READ)):
+        sizes.update(log.nbytes_of(part))
+        told(len(part))
+    return Holdings(_bytes_of(sizes), found)
+
+
+def drop(
+    store: StateStore, version: str, *, report: Callable[[int], None] | None = None
+) -> tuple[int, int]:
+    """Remove all states of a version; may be killed and repeated.
+
+    Args:
+        store: From which.
+        version: By name, or `unversioned` for those written before versions had names.
+        report: Called with the number of states that were removed since the last call.
+
+    Returns:
+        How many states and bytes were removed.
+
+    Raises:
+        ConfigError: the store knows no such version, or it is the one that serves.
+    """
+    settings = StoreSettings(store)
+    known = settings.read()
+    names = {*versions_in(store), *known.versions}
+    if version not in names:
+        raise ConfigError(
+            f"the store has no states of version {version!r}: it has those of "
+            f"{', '.join(sorted(names)) or 'none'}"
+        )
+    if version == known.serving:
+        raise ConfigError(
+            f"version {version} serves: switch to another first, gistrec state switch"
+        )
+    states = nbytes = 0
+    for part in states_of(store, version):
+        removed = remove(store, part)
+        states += len(removed)
+        nbytes += sum(state.nbytes for state in removed)
+        if report is not None:
+            report(len(removed))
+    settings.unregister(version)
+    return states, nbytes
+
+
+def _bytes_of(sizes: collections.Counter[int]) -> Bytes:
+    users, total = sizes.total(), sum(size * count for size, count in sizes.items())
+    return Bytes(users, total, _percentile(sizes, 50), _percentile(sizes, 99))
+
+
+def _percentile(sizes: collections.Counter[int], percent: float) -> float:
+    """As of the list of all sizes, which would not fit into memory."""
+    if not sizes:
+        return 0.0
+    values = np.array(sorted(sizes))
+    ends = np.cumsum([sizes[size] for size in values.tolist()])
+    place = (ends[-1] - 1) * percent / 100
+    low, high = values[np.searchsorted(ends, [np.floor(place), np.ceil(place)], "right")]
+    return float(low + (high - low) * (place % 1))

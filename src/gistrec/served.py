@@ -1,0 +1,184 @@
+"""One version at work: a model and its recipe, and how a user's state of it is kept up to the log.
+
+Behind the log, the tail is replayed; missing, damaged or not of this version, the state is rebuilt.
+"""
+
+import collections
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+import numpy as np
+
+from gistrec.dataset import History
+from gistrec.errors import (
+    ConflictError,
+    CorruptStateError,
+    FormatVersionError,
+    StaleStateError,
+)
+from gistrec.history_log import HistoryLog
+from gistrec.log_blocks import Logged
+from gistrec.rebuilds import Rebuilds
+from gistrec.recipe import Recipe
+from gistrec.state_cache import Held, StateCache
+from gistrec.store_settings import StoreSettings
+from gistrec.stores import StateStore
+from gistrec.train import Model
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def unwatched(stage: str, seconds: float) -> None:
+    """Nobody wants to know how long a stage took; then nothing is timed."""
+
+
+class Watch:
+    """What is counted and timed while requests are answered, of all versions of a process."""
+
+    def __init__(self) -> None:
+        self.counts: collections.Counter[str] = collections.Counter()
+        self.on_stage: Callable[[str, float], None] = unwatched
+
+    def timed(self, stage: str, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """A call's result; its seconds are told to `on_stage`."""
+        if self.on_stage is unwatched:
+            return call(*args, **kwargs)
+        begun = time.perf_counter()
+        try:
+            return call(*args, **kwargs)
+        finally:
+            self.on_stage(stage, time.perf_counter() - begun)
+
+
+class Served:
+    """A version, and its states on a store.
+
+    Args:
+        model: What scores.
+        recipe: How a state becomes bytes.
+        store: Where they are kept.
+        settings: Of the store.
+        watch: Who counts.
+        rebuilds: Who says how many long rebuilds run at once.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        recipe: Recipe,
+        store: StateStore,
+        settings: StoreSettings,
+        watch: Watch,
+        rebuilds: Rebuilds,
+    ) -> None:
+        self.model = model
+        self.backbone = model.backbone
+        self.items = model.items
+        self.recipe = recipe
+        self.scheme = model.training.scheme
+        self.log = HistoryLog(store)
+        self.states = StateCache(recipe, store, settings)
+        self.version = self.states.version
+        self._empty = recipe.chain.encode(self.backbone.empty(hints=True))
+        self.empty = recipe.chain.decode(self._empty)
+        """What is kept of a user without events: no hints but those that the recipe needs."""
+        self._watch = watch
+        self._rebuilds = rebuilds
+
+    def history(self, logged: Logged, *, not_before: int = 0) -> History:
+        """Logged events as the model sees them: known items, times that never go back."""
+        index = self.items.indices(logged.item_id)
+        times = np.maximum.accumulate(np.concatenate([[not_before], logged.timestamp]))[1:]
+        known = index >= 0
+        return History(index[known], times[known])
+
+    def current(self, user_id: str) -> Held:
+        """The user's state, up to the log; saved if it was not.
+
+        Raises:
+            BusyError: it must be rebuilt, and too many others are.
+            ConflictError: others wrote it again and again.
+        """
+        for _ in range(5):
+            try:
+                return self._caught_up(user_id)
+            except ConflictError:
+                # somebody else saved this user's state in between: go on from theirs
+                self._watch.counts["conflict"] += 1
+        raise ConflictError(
+            f"user {user_id!r}: five writers in a row were faster: route a user's events to one "
+            "server, or try again"
+        )
+
+    def _caught_up(self, user_id: str) -> Held:
+        counts, timed = self._watch.counts, self._watch.timed
+        length = timed("load", self.log.length, user_id)
+        stored = timed("load", self.states.read, user_id)
+        held = None
+        try:
+            found = timed("decode", self.states.decode, user_id, stored)
+        except (StaleStateError, CorruptStateError, FormatVersionError) as error:
+            counts["corrupt" if isinstance(error, CorruptStateError) else "stale"] += 1
+        else:
+            if found is not None and found.state.length <= length:
+                held = found
+                if held.state.length == length:
+                    counts["fresh"] += 1
+                    if self.states.touch(user_id, stored):
+                        counts["touched"] += 1
+                    return held
+                counts["replayed"] += 1
+            elif found is not None:  # the log was erased and begun anew under this state
+                counts["stale"] += 1
+            elif length:
+                counts["missing"] += 1
+        held = held or Held(self.empty, stored.version, 0, self._empty)
+        if not length:
+            return held
+        with self._rebuilds.turn(length - held.state.length):
+            return self._replayed(user_id, held)
+
+    def _replayed(self, user_id: str, held: Held) -> Held:
+        timed = self._watch.timed
+        tail = held.state.tensors["tail.time"]
+        newest = int(tail[-1]) if len(tail) else 0
+        logged = timed("load", self.log.read, user_id, held.state.length)
+        if not len(logged.timestamp):  # the user was forgotten a moment ago
+            return held
+        new = self.history(logged, not_before=newest)
+        state = timed("compute", self.backbone.append, [held.state], [new])[0]
+        # counted as read: since the length was asked for, more may have been logged
+        state = state.replace(state.tensors, length=held.state.length + len(logged.timestamp))
+        # as the store will give it back, so that a second request equals the first
+        return timed("store", self.states.save, user_id, state, grown_from=held)
+
+
+def version_in(folder: Path) -> tuple[Model, Recipe]:
+    """The model and the recipe of a folder; without a recipe, one that keeps states as they are.
+
+    Raises:
+        DataError: not a model folder. StaleStateError: the recipe is another model's.
+    """
+    model = Model.load(folder)
+    recipe_folder = folder / "recipe"
+    if not recipe_folder.exists():
+        return model, identity_recipe(model)
+    recipe = Recipe.load(recipe_folder)
+    if recipe.manifest.model != model.backbone.fingerprint():
+        raise StaleStateError(
+            f"{recipe_folder} was fitted for model {recipe.manifest.model}, not for "
+            f"{model.backbone.fingerprint()}: fit it again with `gistrec state fit`"
+        )
+    return model, recipe
+
+
+def identity_recipe(model: Model) -> Recipe:
+    """States kept as they are, fp32."""
+    empty = model.backbone.empty()
+    one = History(np.zeros(1, np.int64), np.zeros(1, np.int64))
+    five = History(np.zeros(5, np.int64), np.arange(5))
+    probes = [empty, *model.backbone.prefill([one, five])]
+    return Recipe.fit("identity()", probes, model=model.backbone.fingerprint())
