@@ -178,6 +178,20 @@ class HistoryLog:
         head = _head_of(user_id, self._store.get(_head_key(user_id)))
         return head.length if head else 0
 
+    def lengths(self, user_ids: Sequence[str]) -> list[int | None]:
+        """How many events several users have; None where the head is damaged."""
+        found: list[int | None] = []
+        for user_id, entry in zip(
+            user_ids, self._store.get_many([_head_key(u) for u in user_ids]), strict=True
+        ):
+            try:
+                head = _head_of(user_id, entry)
+            except StateError:
+                found.append(None)
+            else:
+                found.append(head.length if head else 0)
+        return found
+
     def nbytes(self, user_id: str) -> int:
         """Bytes stored for a user: head, blocks and ids of events, keys not counted."""
         entry, ids = self._store.get_many([_head_key(user_id), _ids_key(user_id)])

@@ -118,6 +118,12 @@ class StateCache:
         """What is stored of a user's state, as it is."""
         return Stored(*self._store.get_many(self._keys(user_id)))
 
+    def read_many(self, user_ids: Sequence[str]) -> list[Stored]:
+        """What is stored of several users' states."""
+        keys = [key for user_id in user_ids for key in self._keys(user_id)]
+        found = self._store.get_many(keys)
+        return [Stored(*found[n : n + 2]) for n in range(0, len(found), 2)]
+
     def decode(self, user_id: str, stored: Stored) -> Held | None:
         """The state of what `read` gave, or None if that was nothing.
 

@@ -1,6 +1,8 @@
 """`gistrec state`: build, count, limit and erase what is stored about users."""
 
+import time
 from pathlib import Path
+from typing import Literal
 
 from cyclopts import App
 from rich.progress import MofNCompleteColumn
@@ -19,14 +21,56 @@ app = App(
 
 
 @app.command
-def build(*, service: Service, data: str, work: Work = Work()) -> None:
-    """Bring a log into a store: every user's history and state.
+def build(
+    *,
+    service: Service,
+    data: str | None = None,
+    workers: int = 1,
+    engine: Literal["processes", "ray"] = "processes",
+    work: Work = Work(),
+) -> None:
+    """Build the states of all users who have a history in a store, ahead of serving a model.
 
-    Users who are in the store already keep their history, so a killed run can be repeated.
+    A user whose state is there and up to the history is skipped, so a killed run can be repeated.
+    States of other models stay, and servers may go on.
 
     Args:
-        data: Log: a file, a MovieLens folder, or a spec such as "csv(path='log.csv', user='uid')".
+        data: Bring this log into the store first, by one process: a file, a MovieLens folder, or a
+            spec such as "csv(path='log.csv', user='uid')". Users who are there keep their history.
+        workers: How many build at once.
+        engine: Whose they are: processes of this machine, or ray: of the Ray cluster that
+            RAY_ADDRESS names (pip install "gistrec[ray]").
     """
+    if data is not None:
+        _bring_in(service, data, work)
+        return
+    from gistrec.bulk import Part, build_all
+    from gistrec.history_log import HistoryLog
+    from gistrec.stores import open_store
+
+    with open_store(service.store) as opened:
+        total = sum(1 for _ in HistoryLog(opened).users())
+    begun = time.perf_counter()
+    with work.progress(MofNCompleteColumn(), "{task.fields[rate]:,.0f} users/s") as progress:
+        bar = progress.add_task("users", total=total, rate=0.0)
+
+        def report(done: Part) -> None:
+            rate = done.users / (time.perf_counter() - begun)
+            progress.update(bar, completed=done.total, rate=rate)
+
+        built = build_all(
+            service.model, service.store, workers=workers, engine=engine, report=report
+        )
+    rate = built.users / (time.perf_counter() - begun)
+    work.show(
+        {**built._asdict(), "users_per_s": round(rate, 1)},
+        f"{built.users:,} users with {built.events:,} events built in {service.shown_store} "
+        f"({rate:,.0f} users/s), {built.current:,} were up to date"
+        + (f", {built.damaged:,} have a damaged history" if built.damaged else ""),
+    )
+
+
+def _bring_in(service: Service, data: str, work: Work) -> None:
     from gistrec.build import build_states
 
     dataset = dataset_of(data, min_events=1)
