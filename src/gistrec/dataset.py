@@ -49,6 +49,20 @@ class Vocabulary:
         place = np.searchsorted(self.ids, item_ids).clip(max=len(self) - 1)
         return np.where(self.ids[place] == item_ids, place, -1)
 
+    def known(self, item_ids: Sequence[Any]) -> list[int]:
+        """The indices of items that must be there.
+
+        Raises:
+            DataError: one of them is not.
+        """
+        index = [self.index(i) for i in item_ids]
+        if -1 in index:
+            raise DataError(
+                f"item {item_ids[index.index(-1)]!r} is not in the model's catalogue of "
+                f"{len(self)} items: leave it out or train a model that knows it"
+            )
+        return index
+
     def title(self, index: int) -> str:
         """An item's name, or its id where no name is known."""
         item = self.ids[index]

@@ -298,7 +298,7 @@ class Recommender:
         if served.scheme == "leave_last_out" if exclude_seen is None else exclude_seen:
             seen = served.history(timed("load", self.log.read, user_id)).item_index
         (best,) = timed("compute", served.backbone.top_k, [state], k, exclude=[seen], at=[at])
-        return _scored(served.items, best.item_index, best.score.tolist())
+        return scored(served.items, best.item_index, best.score.tolist())
 
     def rank(
         self, user_id: str, item_ids: Sequence[ItemId], *, at: int | None = None
@@ -310,18 +310,13 @@ class Recommender:
             BusyError: the state must be rebuilt, and too many others are.
         """
         served = self.served
-        index = [served.items.index(i) for i in item_ids]
-        if -1 in index:
-            raise DataError(
-                f"item {item_ids[index.index(-1)]!r} is not in the model's catalogue of "
-                f"{len(served.items)} items: leave it out or train a model that knows it"
-            )
+        index = served.items.known(item_ids)
         if not index:
             return []
         state, score = served.current(user_id).state, served.backbone.score
         score_N = self._watch.timed("compute", score, [state], torch.tensor(index), at=[at])[0]
         order = score_N.argsort(descending=True, stable=True)
-        return _scored(served.items, np.array(index)[order.numpy()], score_N[order].tolist())
+        return scored(served.items, np.array(index)[order.numpy()], score_N[order].tolist())
 
     def sizes(self, user_id: str) -> Observed:
         """A user's events and bytes, without reading the state (0 if there is none)."""
@@ -388,7 +383,8 @@ def _check(events: Sequence[Event], items: Vocabulary) -> None:
             raise DataError(f"{where}: action is {event.action}; allowed: 0 to 255")
 
 
-def _scored(items: Vocabulary, index: Ints, scores: Sequence[float]) -> list[Scored]:
+def scored(items: Vocabulary, index: Ints, scores: Sequence[float]) -> list[Scored]:
+    """Items with their names."""
     return [
         Scored(item, score, items.titles.get(item, str(item)))
         for item, score in zip(items.ids[index].tolist(), scores, strict=True)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import lmdb
 import pytest
@@ -85,3 +86,85 @@ def fill(http, user: str) -> None:
 
 def holds(names: set[bytes], kind: bytes) -> bool:
     return any(kind + b"ann/state" in name for name in names)
+
+
+# ---- several users in one request ----
+
+
+def test_events_of_several_users_are_appended(serving, real: Recommender) -> None:
+    http = serving(real)
+    event = {"item_id": 1, "timestamp": 1_600_000_000}
+    users = [{"user_id": f"u{n}", "events": [event] * (n + 1)} for n in range(20)]
+    users[3]["expected_length"] = 9
+    users[4]["events"] = [{"item_id": "text"}]
+    answer = http.post("/v1/batch/events", {"users": users})
+    assert answer.pop("ms") > 0
+    found = answer["users"]
+    assert [user["user_id"] for user in found] == [f"u{n}" for n in range(20)]
+    for n, user in enumerate(found):
+        if n in (3, 4):
+            assert user["kept"] is None
+            assert user["error"]["type"] == ("ConflictError" if n == 3 else "DataError")
+            assert user["error"]["status"] == (409 if n == 3 else 400)
+        else:
+            assert user["error"] is None
+            assert tuple(user["kept"].values()) == real.sizes(f"u{n}")
+            assert user["kept"]["length"] == n + 1
+
+
+def test_candidates_of_several_users_are_ranked(serving, real: Recommender) -> None:
+    http = serving(real)
+    http.post("/v1/users/ann/events", {"events": [{"item_id": 8, "timestamp": 5}]})
+    users = [{"user_id": "ann"}, {"user_id": "ann", "item_ids": [3, 4], "at": 9}]
+    users += [{"user_id": "new"}, {"user_id": "odd", "item_ids": [999]}]
+    answer = http.post("/v1/batch/rank", {"users": users, "item_ids": [1, 2, 3]})
+    first, second, third, fourth = answer["users"]
+    for found, asked in ((first, [1, 2, 3]), (second, [3, 4]), (third, [1, 2, 3])):
+        single = http.post(
+            f"/v1/users/{found['user_id']}/rank",
+            {"item_ids": asked, "at": 9 if asked == [3, 4] else None},
+        )
+        assert [i["item_id"] for i in found["items"]] == [i["item_id"] for i in single["items"]]
+        assert found["error"] is None
+    assert fourth["items"] is None
+    assert (fourth["error"]["type"], fourth["error"]["status"]) == ("DataError", 400)
+
+
+ANN = {"user_id": "ann"}
+ONE = {"item_id": 1}
+
+
+@pytest.mark.parametrize(
+    ("path", "users", "said"),
+    [
+        ("events", [], "`$.users`"),
+        ("events", [ANN], "`events`"),
+        ("events", [{"user_id": "", "events": [ONE]}], "user_id"),
+        ("events", [{"user_id": "\ufffd", "events": [ONE]}], "user_id"),
+        ("events", [ANN | {"events": [ONE]}] * 2, "'ann' is named twice"),
+        ("events", [ANN | {"events": [ONE], "expected_length": 0}], "no timestamp"),
+        ("rank", [ANN | {"item_ids": [1]}] * 257, "length <= 256"),
+        ("rank", [ANN | {"item_ids": [1]}, ANN], "none at `$.users[1]`"),
+        ("rank", [ANN | {"item_ids": [1] * 1000}] * 101, "101000 candidates of 101 users"),
+    ],
+)
+def test_a_batch_that_does_not_fit(http, path: str, users: list[Any], said: str) -> None:
+    status, kind, message = http.error("POST", f"/v1/batch/{path}", json={"users": users})
+    assert (status, kind) in [(422, "SchemaError"), (400, "DataError")]
+    assert said in message
+
+
+def test_unexpected_errors_of_one_user_are_told_as_such(
+    serving, real: Recommender, monkeypatch: pytest.MonkeyPatch, caplog
+) -> None:
+    secret = "of u" + str(1)
+
+    def fail(*_, **__):
+        raise RuntimeError(secret)
+
+    monkeypatch.setattr(real.log, "append", fail)
+    users = [{"user_id": "u1", "events": [{"item_id": 1}]}]
+    answer = serving(real).post("/v1/batch/events", {"users": users})
+    assert answer["users"][0]["error"]["type"] == "InternalError"
+    assert "RuntimeError" in caplog.text
+    assert "u1" not in caplog.text

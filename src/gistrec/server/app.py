@@ -17,7 +17,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gistrec.errors import DataError
+from gistrec.errors import BusyError, DataError
 from gistrec.recommender import Recommender
 from gistrec.server import logs
 from gistrec.server.errors import (
@@ -214,6 +214,8 @@ def _failure(error: Exception, headers: Mapping[str, str] | None = None) -> Resp
         logs.failure(error)
     if isinstance(error, RefusedError):
         headers = error.headers
+    elif isinstance(error, BusyError):
+        headers = {"Retry-After": "1"}
     return Response(
         msgspec.json.encode(ErrorAnswer(told)), told.status, headers, "application/json"
     )

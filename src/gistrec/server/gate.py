@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from gistrec.server.errors import DeadlineError, NotBegunError, OverloadedError, SlowBodyError
 from gistrec.server.settings import Settings
 
+_APPENDS = 8
 T = TypeVar("T")
 
 
@@ -32,6 +33,8 @@ class Gate:
         self._workers = ThreadPoolExecutor(settings.in_flight, thread_name_prefix="gistrec")
         # probes and metrics are answered however many requests wait
         self._aside = ThreadPoolExecutor(2, thread_name_prefix="gistrec-aside")
+        self.appending = ThreadPoolExecutor(_APPENDS, thread_name_prefix="gistrec-append")
+        """For the users of a batch: their appends wait for the store together."""
         self._open = 0
         self._lock = threading.Lock()
 
@@ -59,7 +62,7 @@ class Gate:
 
     def close(self) -> None:
         """Drop what waits, wait for what runs."""
-        for pool in (self._workers, self._aside):
+        for pool in (self._workers, self._aside, self.appending):
             pool.shutdown(cancel_futures=True)
 
     def _leave(self) -> None:

@@ -13,18 +13,26 @@ import msgspec
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from starlette.responses import HTMLResponse
 
+from gistrec import many
 from gistrec.errors import DataError
 from gistrec.recommender import Event, Recommender, Scored
-from gistrec.server import openapi
-from gistrec.server.errors import NotFoundError, NotReadyError
+from gistrec.server import logs, openapi
+from gistrec.server.errors import NotFoundError, NotReadyError, SchemaError, detail
 from gistrec.server.gate import Gate
 from gistrec.server.metrics import Metrics
 from gistrec.server.openapi import Operation
 from gistrec.server.schema import (
+    MAX_PAIRS,
     Appended,
     Candidates,
+    ErrorDetail,
     Forgotten,
     Health,
+    Kept,
+    ManyAppended,
+    ManyCandidates,
+    ManyEvents,
+    ManyRanked,
     NewEvents,
     Ranked,
     Recommended,
@@ -32,6 +40,9 @@ from gistrec.server.schema import (
     ScoredItem,
     StateReport,
     Stats,
+    UserAppended,
+    UserEvents,
+    UserRanked,
 )
 from gistrec.server.settings import Settings
 
@@ -51,6 +62,27 @@ def _items(scored: Sequence[Scored]) -> list[ScoredItem]:
 
 def _unknown_user(user_id: str) -> NotFoundError:
     return NotFoundError(f"unknown user {user_id!r}: POST events of the user first")
+
+
+def _events(body: NewEvents | UserEvents) -> list[Event]:
+    now = int(time.time())
+    if body.expected_length is not None and any(e.timestamp is None for e in body.events):
+        raise DataError(
+            "expected_length is given, but an event has no timestamp: give all of them, so "
+            "that a repeated request is equal to the first"
+        )
+    return [
+        Event(e.item_id, now if e.timestamp is None else e.timestamp, e.action, e.event_id)
+        for e in body.events
+    ]
+
+
+def _told(error: Exception) -> ErrorDetail:
+    """An error inside an answer."""
+    told = detail(error)
+    if told.status >= 500:
+        logs.failure(error)
+    return told
 
 
 class Service:
@@ -86,19 +118,28 @@ class Service:
 
     def observe(self, user_id: str, body: NewEvents) -> Appended:
         """Append events to a user's history; with event ids or the expected length, only once."""
-        now = int(time.time())
-        if body.expected_length is not None and any(e.timestamp is None for e in body.events):
-            raise DataError(
-                "expected_length is given, but an event has no timestamp: give all of them, so "
-                "that a repeated request is equal to the first"
-            )
-        events = [
-            Event(e.item_id, now if e.timestamp is None else e.timestamp, e.action, e.event_id)
-            for e in body.events
-        ]
+        events = _events(body)
         expected = body.expected_length
         done, ms = _timed(self.recommender.observe, user_id, events, expected_length=expected)
         return Appended(done.length, done.state_bytes, done.log_bytes, ms)
+
+    def observe_many(self, body: ManyEvents) -> ManyAppended:
+        """Append events to the histories of several users; each gets an answer or an error."""
+        users = [user.user_id for user in body.users]
+        if len(set(users)) < len(users):
+            twice = next(user for user in users if users.count(user) > 1)
+            raise DataError(f"user {twice!r} is named twice: put a user's events into one entry")
+        requests = [
+            many.NewEvents(user.user_id, _events(user), user.expected_length) for user in body.users
+        ]
+        done, ms = _timed(many.observe_many, self.recommender, requests, self.gate.appending)
+        answers = [
+            UserAppended(user, error=_told(one))
+            if isinstance(one, Exception)
+            else UserAppended(user, Kept(*one))
+            for user, one in zip(users, done, strict=True)
+        ]
+        return ManyAppended(answers, ms)
 
     def recommend(self, user_id: str, query: RecommendQuery) -> Recommended:
         """Recommend items of the whole catalogue; a user without history gets an answer too."""
@@ -116,6 +157,30 @@ class Service:
         """Put candidate items in order for a user."""
         scored, ms = _timed(self.recommender.rank, user_id, body.item_ids, at=body.at)
         return Ranked(_items(scored), ms)
+
+    def rank_many(self, body: ManyCandidates) -> ManyRanked:
+        """Put candidate items in order for several users; each gets an answer or an error."""
+        requests = []
+        for n, user in enumerate(body.users):
+            items = user.item_ids or body.item_ids
+            if items is None:
+                raise SchemaError(
+                    f"wrong request: no item_ids for all and none at `$.users[{n}]`: give either"
+                )
+            requests.append(many.Candidates(user.user_id, items, user.at))
+        if (pairs := sum(len(r.item_ids) for r in requests)) > MAX_PAIRS:
+            raise SchemaError(
+                f"wrong request: {pairs} candidates of {len(requests)} users, allowed are "
+                f"{MAX_PAIRS} together: send several requests"
+            )
+        done, ms = _timed(many.rank_many, self.recommender, requests)
+        answers = [
+            UserRanked(request.user_id, error=_told(one))
+            if isinstance(one, Exception)
+            else UserRanked(request.user_id, _items(one))
+            for request, one in zip(requests, done, strict=True)
+        ]
+        return ManyRanked(answers, ms)
 
     def describe(self, user_id: str) -> StateReport:
         """Say what is kept about a user."""
@@ -183,8 +248,10 @@ class Service:
 
 OPERATIONS = (
     Operation("POST", "/v1/users/{user_id}/events", Service.observe, "write"),
+    Operation("POST", "/v1/batch/events", Service.observe_many, "write", errors=(400,)),
     Operation("GET", "/v1/users/{user_id}/recommendations", Service.recommend, "read"),
     Operation("POST", "/v1/users/{user_id}/rank", Service.rank, "read"),
+    Operation("POST", "/v1/batch/rank", Service.rank_many, "read", errors=(400,)),
     Operation("GET", "/v1/users/{user_id}/state", Service.describe, "read", errors=(404,)),
     Operation("DELETE", "/v1/users/{user_id}/state", Service.drop_state, "admin", errors=(404,)),
     Operation("DELETE", "/v1/users/{user_id}", Service.forget, "admin", errors=(404,)),

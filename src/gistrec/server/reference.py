@@ -46,6 +46,12 @@ rewritten.
 - **Several processes** (`--workers`) share port and store; each loads the model. One that dies is
   replaced. The limits above are those of each process.
 
+## Several users in one request
+
+`/v1/batch/events` and `/v1/batch/rank` answer 200 if the request could be read, also if every user
+in it has an `error`: look at each. Users do not depend on each other, so a batch of events is not
+all or nothing; events of one user are, as in `observe`. To the limits a batch counts as one request.
+
 ## Metrics and logs
 
 `/metrics` has `gistrec_request_seconds` (histogram by `route` and `status`),
@@ -115,15 +121,22 @@ def reference(operations: Sequence[Operation]) -> str:
 def _shape(title: str, content: dict[str, Any], described: dict[str, Any]) -> list[str]:
     """The tables of a content's struct and of the structs inside it."""
     media_type, media = next(iter(content.items()))
-    name = media["schema"].get("$ref", "").rpartition("/")[2]
-    if not name:
+    if "$ref" not in media["schema"]:
         return ["", f"{title}: `{media_type}`."]
-    struct = described["components"]["schemas"][name]
+    return _tables(title, media["schema"]["$ref"], described["components"]["schemas"], set())
+
+
+def _tables(title: str, ref: str, structs: dict[str, Any], shown: set[str]) -> list[str]:
+    struct = structs[ref.rpartition("/")[2]]
     lines = ["", f"{title}: {struct['description']}", "", *_table(struct)]
-    for field, inner in struct["properties"].items():
-        if "$ref" in inner.get("items", {}):
-            inner = described["components"]["schemas"][inner["items"]["$ref"].rpartition("/")[2]]
-            lines += ["", f"Each of `{field}`: {inner['description']}", "", *_table(inner)]
+    shown.add(ref)
+    for name, field in struct["properties"].items():
+        for form in field.get("anyOf", [field]):
+            inner, word = form.get("items", {}).get("$ref"), "Each of "
+            if inner is None:
+                inner, word = form.get("$ref"), ""
+            if inner and inner not in shown:
+                lines += _tables(f"{word}`{name}`", inner, structs, shown)
     return lines
 
 
@@ -141,6 +154,8 @@ def _type(field: dict[str, Any]) -> str:
     """A field's type in words, with its limits where they are not those of 64 bits."""
     if "anyOf" in field:
         return " or ".join(map(_type, field["anyOf"]))
+    if "$ref" in field:
+        return "object"
     if "enum" in field:
         return " or ".join(f"`{value}`" for value in field["enum"])
     if field["type"] == "array":

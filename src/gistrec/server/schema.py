@@ -9,12 +9,28 @@ from gistrec.event_ids import MAX_ID_BYTES
 MAX_EVENTS = 1000
 MAX_CANDIDATES = 10_000
 MAX_K = 1000
+MAX_USERS = 256
+MAX_PAIRS = 100_000
+"""Users times candidates of one call: an answer of some megabytes."""
 
 ItemId = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | str
 Action = Annotated[int, Meta(ge=0, le=255)]
 # until the year 9999, so that milliseconds given for seconds are refused
 EventId = Annotated[str, Meta(min_length=1, max_length=MAX_ID_BYTES)]
 Timestamp = Annotated[int, Meta(ge=0, le=253_402_300_799)]
+EventList = Annotated[list["NewEvent"], Meta(min_length=1, max_length=MAX_EVENTS)]
+ItemList = Annotated[list[ItemId], Meta(min_length=1, max_length=MAX_CANDIDATES)]
+ExpectedLength = Annotated[
+    Annotated[int, Meta(ge=0)] | None,
+    Meta(
+        description="Append only if the history has this many events, or these very ones behind "
+        "that many already; needs timestamps."
+    ),
+]
+# U+FFFD is what bytes that are not UTF-8 are decoded to: in a path such a user can't be named
+UserId = Annotated[
+    str, Meta(min_length=1, pattern="^[^\ufffd]+$", description="1 to 256 bytes in UTF-8.")
+]
 At = Annotated[
     Timestamp | None,
     Meta(description="Time of the request, Unix seconds; null: the time of the newest event."),
@@ -44,21 +60,46 @@ class NewEvent(Input, frozen=True):
 class NewEvents(Input, frozen=True):
     """Events to append, oldest first; those older than the history's newest keep their times."""
 
-    events: Annotated[list[NewEvent], Meta(min_length=1, max_length=MAX_EVENTS)]
-    expected_length: Annotated[
-        Annotated[int, Meta(ge=0)] | None,
-        Meta(
-            description="Append only if the history has this many events, or these very ones "
-            "behind that many already; needs timestamps."
-        ),
-    ] = None
+    events: EventList
+    expected_length: ExpectedLength = None
+
+
+class UserEvents(Input, frozen=True):
+    """Events to append to one of the users, as above."""
+
+    user_id: UserId
+    events: EventList
+    expected_length: ExpectedLength = None
+
+
+class ManyEvents(Input, frozen=True):
+    """Events of several users, each named once."""
+
+    users: Annotated[list[UserEvents], Meta(min_length=1, max_length=MAX_USERS)]
 
 
 class Candidates(Input, frozen=True):
     """Items to put in order for a user."""
 
-    item_ids: Annotated[list[ItemId], Meta(min_length=1, max_length=MAX_CANDIDATES)]
+    item_ids: ItemList
     at: At = None
+
+
+class UserCandidates(Input, frozen=True):
+    """A user for whom items are to be put in order."""
+
+    user_id: UserId
+    item_ids: Annotated[ItemList | None, Meta(description="null: those of all.")] = None
+    at: At = None
+
+
+class ManyCandidates(Input, frozen=True):
+    """Items to put in order for several users: at most 100,000, counted for each user."""
+
+    users: Annotated[list[UserCandidates], Meta(min_length=1, max_length=MAX_USERS)]
+    item_ids: Annotated[
+        ItemList | None, Meta(description="For users who have none of their own.")
+    ] = None
 
 
 class RecommendQuery(Input, frozen=True):
@@ -72,12 +113,17 @@ class RecommendQuery(Input, frozen=True):
     at: At = None
 
 
-class Appended(Struct, frozen=True):
+class Kept(Struct, frozen=True):
     """What is kept about the user after the append."""
 
     length: Length
     state_bytes: StateBytes
     log_bytes: LogBytes
+
+
+class Appended(Kept, frozen=True):
+    """What is kept about the user after the append."""
+
     ms: Milliseconds
 
 
@@ -102,6 +148,36 @@ class Ranked(Struct, frozen=True):
     """The candidates, best first."""
 
     items: list[ScoredItem]
+    ms: Milliseconds
+
+
+class UserAppended(Struct, frozen=True):
+    """What became of a user's events: one of `kept` and `error` is not null."""
+
+    user_id: str
+    kept: Kept | None = None
+    error: "ErrorDetail | None" = None
+
+
+class ManyAppended(Struct, frozen=True):
+    """What became of each user's events, in the order of the request."""
+
+    users: list[UserAppended]
+    ms: Milliseconds
+
+
+class UserRanked(Struct, frozen=True):
+    """A user's candidates, best first: one of `items` and `error` is not null."""
+
+    user_id: str
+    items: list[ScoredItem] | None = None
+    error: "ErrorDetail | None" = None
+
+
+class ManyRanked(Struct, frozen=True):
+    """Each user's candidates, in the order of the request."""
+
+    users: list[UserRanked]
     ms: Milliseconds
 
 
