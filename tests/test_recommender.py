@@ -186,7 +186,7 @@ def test_long_rebuilds_wait_for_each_other_or_are_refused(recommender):
             recommender.recommend("u")
         assert len(recommender.recommend("v")) == 10  # a short one
         assert recommender.observe("u", walk(10, 1)).length == 11  # safe, without a state
-    assert rebuilds.refused == 2
+    assert rebuilds.refused == recommender.counts["refused"] == 2
     recommender.observe("w", walk(0, 10))
     recommender.observe("w", walk(10, 1))
     assert recommender.recommend("u") != before

@@ -177,7 +177,8 @@ class Recommender:
     def counts(self) -> collections.Counter[str]:
         """How often a state was fresh, replayed, missing, stale or corrupt, or a save clashed.
 
-        Or was touched: written anew because it is old and in use.
+        Or was touched (written anew because it is old and in use), or refused because its rebuild
+        was long and too many others were under way.
         """
         return self._watch.counts
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from gistrec.dataset import History
 from gistrec.errors import (
+    BusyError,
     ConflictError,
     CorruptStateError,
     FormatVersionError,
@@ -138,8 +139,12 @@ class Served:
         held = held or Held(self.empty, stored.version, 0, self._empty)
         if not length:
             return held
-        with self._rebuilds.turn(length - held.state.length):
-            return self._replayed(user_id, held)
+        try:
+            with self._rebuilds.turn(length - held.state.length):
+                return self._replayed(user_id, held)
+        except BusyError:
+            counts["refused"] += 1
+            raise
 
     def _replayed(self, user_id: str, held: Held) -> Held:
         timed = self._watch.timed

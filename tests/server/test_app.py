@@ -268,6 +268,7 @@ def test_a_body_has_at_most_a_mebibyte(http) -> None:
         (errors.StaleStateError, 500),
         (errors.StoreError, 500),
         (errors.StoreUnavailableError, 503),
+        (errors.BusyError, 503),
     ],
 )
 @pytest.mark.parametrize("path", ["events", "rank"])
@@ -276,6 +277,12 @@ def test_errors_of_the_library(http, fake, path: str, error: type[Exception], st
     body = {"events": [{"item_id": 1}]} if path == "events" else {"item_ids": [1]}
     answer = http.error("POST", f"/v1/users/a/{path}", json=body)
     assert answer == (status, error.__name__, "said why")
+
+
+def test_who_is_refused_a_rebuild_is_told_when_to_come_back(http, fake) -> None:
+    fake.fault = errors.BusyError("too many", retry_after_s=4.5)
+    answer = http("GET", "/v1/users/ann/recommendations")
+    assert (answer.status_code, answer.headers["Retry-After"]) == (503, "5")
 
 
 def test_every_error_of_the_library_has_a_status() -> None:

@@ -95,6 +95,17 @@ def test_versions_grow_in_a_compacted_copy(tmp_path, monkeypatch):
         assert store.put("a", b"20") > versions[-1]
 
 
+def test_what_has_no_date_never_counts_as_old(tmp_path):
+    """An earlier gistrec noted the transaction's number only."""
+    with open_store(url(tmp_path)) as store:
+        with store._shared.env.begin(write=True) as txn:
+            txn.put(b"h/u", (77).to_bytes(8, "little") + b"old")
+        entry = store.get("h/u")
+        assert entry == (b"old", 77)
+        assert store.written_at(entry.version) > time.time() - 60
+        assert store.put("h/u", b"new", if_version=77) > 2**60
+
+
 def test_other_errors_of_the_engine_are_store_errors(tmp_path):
     store = open_store(url(tmp_path))
     store._shared.env.close()

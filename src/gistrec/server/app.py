@@ -3,6 +3,7 @@
 import asyncio
 import functools
 import inspect
+import math
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -215,7 +216,7 @@ def _failure(error: Exception, headers: Mapping[str, str] | None = None) -> Resp
     if isinstance(error, RefusedError):
         headers = error.headers
     elif isinstance(error, BusyError):
-        headers = {"Retry-After": "1"}
+        headers = {"Retry-After": str(math.ceil(error.retry_after_s))}
     return Response(
         msgspec.json.encode(ErrorAnswer(told)), told.status, headers, "application/json"
     )

@@ -234,8 +234,11 @@ class Lmdb(StateStore):
             start = chunk[-1] + b"\0"  # the next possible key
 
     def written_at(self, version: int) -> float:
-        """The second that a version begins with."""
-        return float(version >> _NUMBER_BITS)
+        """The second that a version begins with; now, if it is of a gistrec that noted none.
+
+        What has no date must never count as old: a history would be lost.
+        """
+        return float(version >> _NUMBER_BITS) or time.time()
 
     def close(self) -> None:
         """Give the folder back; the last one to do so closes it."""

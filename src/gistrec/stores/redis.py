@@ -165,14 +165,17 @@ class Redis(StateStore):
         return found
 
     def sizes(self, keys: Sequence[str]) -> list[Size | None]:
-        """Sizes and versions, in two round trips; blobs stay on the server."""
+        """Sizes and versions, in one round trip; blobs stay on the server."""
         names = [self._key(key) for key in keys]
-        found = self._run([["STRLEN", name] for name in names])
-        heads = self._run([["GETRANGE", name, 0, _VERSION_BYTES - 1] for name in names])
-        entries = map(self._entry, names, (head or None for head in heads))
+        lengths = [["STRLEN", name] for name in names]
+        heads = [["GETRANGE", name, 0, _VERSION_BYTES - 1] for name in names]
+        found = self._run(lengths + heads)
+        entries = [
+            self._entry(n, h or None) for n, h in zip(names, found[len(names) :], strict=True)
+        ]
         return [
             Size(max(0, length - _VERSION_BYTES), entry.version) if entry else None
-            for length, entry in zip(found, entries, strict=True)
+            for length, entry in zip(found, entries, strict=False)
         ]
 
     def put_many(self, puts: Sequence[Put]) -> list[int]:
