@@ -50,7 +50,8 @@ rewritten.
 
 `/v1/batch/events` and `/v1/batch/rank` answer 200 if the request could be read, also if every user
 in it has an `error`: look at each. Users do not depend on each other, so a batch of events is not
-all or nothing; events of one user are, as in `observe`. To the limits a batch counts as one request.
+all or nothing; events of one user are, as in `observe`. To the limits a batch counts as one
+request.
 
 ## Metrics and logs
 
