@@ -32,7 +32,7 @@ long: $(VENV)/.demo  ## what states of long histories cost in bytes and time (ne
 planted: $(VENV)/.demo  ## which methods find what is thousands of events back; can be interrupted and continued
 	$(BIN)/python benchmarks/planted.py
 
-chaos: $(VENV)/.dev  ## kill -9 during 100,000 appends, 50 times a store: hours; rows to docs/results/serving.jsonl
+chaos: $(VENV)/.dev  ## kills, full disks and failing stores during 100,000 appends, 50 times a store: hours; can be continued; rows to docs/results/serving.jsonl
 	$(BIN)/python benchmarks/chaos.py
 
 scan: $(VENV)/.demo  ## how fast the best of a million items are found (needs an idle machine)

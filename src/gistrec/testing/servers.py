@@ -11,6 +11,7 @@ import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from gistrec.errors import ConfigError
 
@@ -137,6 +138,36 @@ def valkey_cluster(
 def _knows_all(server: ValkeyServer, nodes: int) -> bool:
     info = server.command("CLUSTER", "INFO")
     return "cluster_state:ok" in info and f"cluster_size:{nodes}" in info
+
+
+def migrate_slot(servers: Sequence[ValkeyServer], source: int) -> bool:
+    """Move a slot that is in use from a node of a cluster to the next one, as an operator does.
+
+    Args:
+        servers: The nodes.
+        source: The number of the one that gives a slot away.
+
+    Returns:
+        Whether it had one with keys.
+    """
+    import redis
+
+    nodes: list[Any] = [redis.Redis(port=server.port, socket_timeout=30) for server in servers]
+    target = (source + 1) % len(nodes)
+    ids = [node.cluster("MYID") for node in (nodes[source], nodes[target])]
+    key = nodes[source].randomkey()
+    if key:
+        slot = nodes[source].cluster("KEYSLOT", key)
+        nodes[target].cluster("SETSLOT", slot, "IMPORTING", ids[0])
+        nodes[source].cluster("SETSLOT", slot, "MIGRATING", ids[1])
+        place = ("127.0.0.1", servers[target].port, "", 0, 5000)
+        while keys := nodes[source].cluster("GETKEYSINSLOT", slot, 1):
+            nodes[source].execute_command("MIGRATE", *place, "KEYS", *keys)
+        for node in (nodes[target], nodes[source], *nodes):
+            node.cluster("SETSLOT", slot, "NODE", ids[1])
+    for node in nodes:
+        node.close()
+    return bool(key)
 
 
 def free_port() -> int:
