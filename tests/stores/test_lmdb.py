@@ -267,3 +267,36 @@ assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
 assert store.get("b").blob == b"1"
 """
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+CUT_SHORT = """
+import os, resource, signal, sys
+from gistrec.errors import StoreUnavailableError
+from gistrec.stores import open_store
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+with open_store(sys.argv[1]) as store:
+    size = os.path.getsize(sys.argv[2])
+    told = set()
+    for more in range(1000, 80_000, 1300):  # in the middle of a page, and at its end
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size + more, resource.RLIM_INFINITY))
+        try:
+            store.put("new", bytes(100_000))
+        except StoreUnavailableError as error:
+            told.add(str(error))
+        else:
+            raise AssertionError("it fits")
+        assert store.get("old").blob == b"here"
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
+    store.put("new", bytes(100_000))
+    assert told
+    assert all("nothing was written" in text for text in told), told
+"""
+
+
+def test_a_write_that_is_cut_short_is_told_and_may_be_repeated(tmp_path):
+    """As by a disk that gets full in the middle of it."""
+    url = f"lmdb://{tmp_path}?map_size=64m"
+    with open_store(url) as store:
+        store.put("old", b"here")
+    subprocess.run([sys.executable, "-c", CUT_SHORT, url, str(tmp_path / "data.mdb")], check=True)

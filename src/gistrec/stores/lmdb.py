@@ -23,6 +23,7 @@ disk, divided by the threads that wait for them. Blobs up to about 2000 bytes sh
 bytes; a larger one takes whole pages, so 4080 bytes cost one page and 4096 cost two.
 """
 
+import errno
 import os
 import threading
 import time
@@ -42,6 +43,8 @@ _SYNC = {"full": (True, True), "on": (True, False), "off": (False, False)}
 _UNITS = {"k": 10, "m": 20, "g": 30, "t": 40}
 _VERSION_BYTES = 8
 _NUMBER_BITS = 31
+_FAULTS = tuple(os.strerror(number) for number in (errno.EIO, errno.EFBIG, errno.EDQUOT))
+"""What LMDB says of a write that the system cut short or refused."""
 _MAX_READERS = 1024  # threads of all processes together; 64 bytes each
 _KEYS_PER_SCAN = 1024
 
@@ -272,6 +275,11 @@ class Lmdb(StateStore):
                 f"No space left on the disk of {self._path}: nothing was written, free some"
             ) from None
         except lmdb.Error as error:
+            if str(error).endswith(_FAULTS):
+                raise StoreUnavailableError(
+                    f"The disk of {self._path} is full or failing ({error}): nothing was written, "
+                    "free some space or mend it"
+                ) from None
             raise StoreError(f"{self._path}: {error}; nothing was written") from error
 
 
