@@ -336,3 +336,35 @@ def test_what_is_logged_while_a_state_is_brought_up_counts_once(recommender):
     recommender.recommend("u")
     recommender.observe("v", walk(0, 5))
     assert recommender.describe("u").slots == recommender.describe("v").slots
+
+
+def test_a_user_who_is_forgotten_while_the_state_is_rebuilt_stays_forgotten(
+    recommender, monkeypatch
+):
+    recommender.observe("u", walk(0, 6))
+    recommender.states.forget("u")
+    save, states = recommender.states.save, recommender.states
+
+    def late(*args, **options):
+        monkeypatch.setattr(states, "save", save)
+        assert recommender.forget("u")
+        return save(*args, **options)
+
+    monkeypatch.setattr(states, "save", late)
+    assert recommender.recommend("u", k=3)  # asked for before
+    assert recommender.sizes("u") == (0, 0, 0)
+    assert not list(recommender.store.keys("s/"))
+
+
+def test_a_user_who_is_forgotten_while_the_state_grows_stays_forgotten(recommender, monkeypatch):
+    recommender.observe("u", walk(0, 6))
+    save, states = recommender.states.save, recommender.states
+
+    def late(*args, **options):
+        monkeypatch.setattr(states, "save", save)
+        assert recommender.forget("u")
+        return save(*args, **options)
+
+    monkeypatch.setattr(states, "save", late)
+    recommender.observe("u", walk(6, 1))
+    assert recommender.sizes("u") == (0, 0, 0)

@@ -117,6 +117,12 @@ class Builder:
                 for (user_id, version, _), state, count in zip(logged, states, counts, strict=True)
             ]
         )
+        new = {
+            user_id: count
+            for (user_id, version, _), count, done in zip(logged, counts, saved, strict=True)
+            if done and not version
+        }
+        served.drop_forgotten(new)
         events = sum(itertools.compress(counts, saved))
         return Part(sum(saved), events, len(saved) - sum(saved), damaged)
 

@@ -2,7 +2,7 @@
 
 Ranked users' states are read one by one, and the model is called once for many of them: hstu takes
 a third less processor time for 64 users and 100 candidates each. Appends run in a few threads, so
-that they share a store's flushes (lmdb: a quarter of the time) or are under way together (redis).
+that they share a store's flushes (lmdb: a third of the time) or are under way together (redis).
 """
 
 import time

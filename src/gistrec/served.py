@@ -5,7 +5,7 @@ Behind the log, the tail is replayed; missing, damaged or not of this version, t
 
 import collections
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
@@ -158,7 +158,24 @@ class Served:
         # counted as read: since the length was asked for, more may have been logged
         state = state.replace(state.tensors, length=held.state.length + len(logged.timestamp))
         # as the store will give it back, so that a second request equals the first
-        return timed("store", self.states.save, user_id, state, grown_from=held)
+        saved = timed("store", self.states.save, user_id, state, grown_from=held)
+        if not held.version:
+            self.drop_forgotten({user_id: state.length})
+        return saved
+
+    def drop_forgotten(self, covered: Mapping[str, int]) -> None:
+        """Remove states that were saved while their users were being forgotten.
+
+        To be called with the users who had no state before, after it was saved. Whoever forgets
+        removes states after the history, so one of both sees what the other did. (A state that was
+        there before is safe: forgetting it changes its version, and saving clashes.)
+
+        Args:
+            covered: How many events each of the saved states covers.
+        """
+        for user_id, length in zip(covered, self.log.lengths(list(covered)), strict=True):
+            if length is not None and length < covered[user_id]:
+                self.states.forget(user_id)
 
 
 def version_in(folder: Path) -> tuple[Model, Recipe]:

@@ -1,5 +1,6 @@
 import re
 
+from gistrec.errors import StoreUnavailableError
 from gistrec.recommender import Recommender
 from gistrec.server import metrics
 
@@ -29,4 +30,14 @@ def test_the_store_is_not_read_for_every_scrape(serving, fake, monkeypatch) -> N
     http.post("/v1/users/ann/events", {"events": [{"item_id": 1}]})
     assert "gistrec_users 0.0" in http("GET", "/metrics").text
     monkeypatch.setattr(metrics, "_FRESH_S", -1)
-    assert "gistrec_users 1.0" in http("GET", "/metrics").text
+    for _ in range(1000):  # a scrape does not wait for the next look
+        text = http("GET", "/metrics").text
+        if "gistrec_users 1.0" in text:
+            break
+    assert "gistrec_users 1.0" in text
+    assert 'gistrec_user_state_bytes{quantile="0.99"} 10.0' in text
+
+
+def test_a_store_that_can_not_be_read_is_told(serving, fake) -> None:
+    fake.fault = StoreUnavailableError("the disk is gone")
+    assert serving(fake).error("GET", "/metrics")[:2] == (503, "StoreUnavailableError")

@@ -31,8 +31,8 @@ class Gate:
         self._settings = settings
         self._limit = settings.in_flight + settings.waiting
         self._workers = ThreadPoolExecutor(settings.in_flight, thread_name_prefix="gistrec")
-        # probes and metrics are answered however many requests wait
-        self._aside = ThreadPoolExecutor(2, thread_name_prefix="gistrec-aside")
+        self.aside = ThreadPoolExecutor(2, thread_name_prefix="gistrec-aside")
+        """For probes and metrics, which are answered however many requests wait."""
         self.appending = ThreadPoolExecutor(_APPENDS, thread_name_prefix="gistrec-append")
         """For the users of a batch: their appends wait for the store together."""
         self._open = 0
@@ -53,7 +53,7 @@ class Gate:
                         "try again in a second, or ask more servers"
                     )
                 self._open += 1
-        admission = Admission(self._aside if aside else self._workers, self._settings.timeout_s)
+        admission = Admission(self.aside if aside else self._workers, self._settings.timeout_s)
         try:
             yield admission
         finally:
@@ -62,7 +62,7 @@ class Gate:
 
     def close(self) -> None:
         """Drop what waits, wait for what runs."""
-        for pool in (self._workers, self._aside, self.appending):
+        for pool in (self._workers, self.aside, self.appending):
             pool.shutdown(cancel_futures=True)
 
     def _leave(self) -> None:

@@ -17,12 +17,15 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
 from gistrec.recommender import Recommender
+from gistrec.state_cache import CacheStats
 
 FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 """Variable of the environment that names the folder; prometheus_client looks for it on import."""
 _REQUEST_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 2.5, 10, 30)
 _STAGE_S = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 2.5)
 _FRESH_S = 60.0
+Later = Callable[[Callable[[], object]], object]
+"""Runs a call in another thread."""
 
 
 class Metrics:
@@ -55,12 +58,17 @@ class Metrics:
         self._counted: collections.Counter[str] = collections.Counter()
         self._lock = threading.Lock()
 
-    def watch(self, recommender: Recommender) -> None:
-        """From now on, what this recommender does and holds."""
+    def watch(self, recommender: Recommender, later: Later) -> None:
+        """From now on, what this recommender does and holds.
+
+        Args:
+            recommender: Which.
+            later: Runs something in another thread.
+        """
         self._counts = lambda: dict(recommender.counts)
         recommender.on_stage = lambda stage, s: self._stages.labels(stage).observe(s)
         self._stored = CollectorRegistry()
-        self._stored.register(_Stored(recommender))
+        self._stored.register(_Stored(recommender, later))
 
     def count(self) -> None:
         """Take over what the recommender has counted since."""
@@ -81,15 +89,16 @@ class Metrics:
 
 
 class _Stored(Collector):
-    """What the store holds: looked up when it is asked for, and at most once a minute.
+    """What the store holds. Looking it up reads every state, so it may be up to a minute old.
 
-    It reads every state.
+    Only who asks first waits for it.
     """
 
-    def __init__(self, recommender: Recommender) -> None:
+    def __init__(self, recommender: Recommender, later: Later) -> None:
         self._recommender = recommender
+        self._later = later
         self._lock = threading.Lock()
-        self._found: tuple[int, int] | None = None
+        self._found: CacheStats | None = None
         self._looked_up = 0.0
 
     def describe(self) -> list[Metric]:
@@ -97,9 +106,22 @@ class _Stored(Collector):
 
     def collect(self) -> Iterator[Metric]:
         with self._lock:
-            if self._found is None or time.monotonic() - self._looked_up > _FRESH_S:
-                stats = self._recommender.stats()
-                self._found, self._looked_up = (stats.users, stats.bytes_total), time.monotonic()
-            users, nbytes = self._found
-        yield GaugeMetricFamily("gistrec_users", "Users with a state.", users)
-        yield GaugeMetricFamily("gistrec_state_bytes", "Stored bytes of all states.", nbytes)
+            found = self._found or self._look_up()
+            if time.monotonic() - self._looked_up > _FRESH_S:
+                self._looked_up = time.monotonic()
+                self._later(self._look_up)
+        yield GaugeMetricFamily("gistrec_users", "Users with a state.", found.users)
+        yield GaugeMetricFamily(
+            "gistrec_state_bytes", "Stored bytes of all states.", found.bytes_total
+        )
+        each = GaugeMetricFamily(
+            "gistrec_user_state_bytes", "Stored bytes of a user's state.", labels=["quantile"]
+        )
+        each.add_metric(["0.5"], found.bytes_p50)
+        each.add_metric(["0.99"], found.bytes_p99)
+        yield each
+
+    def _look_up(self) -> CacheStats:
+        found = self._recommender.stats()
+        self._found, self._looked_up = found, time.monotonic()
+        return found

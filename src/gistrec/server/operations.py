@@ -102,7 +102,7 @@ class Service:
 
     def begin(self, recommender: Recommender) -> None:
         """Answer for a recommender from now on."""
-        self.metered.watch(recommender)
+        self.metered.watch(recommender, self.gate.aside.submit)
         self._recommender = recommender
 
     @property

@@ -50,16 +50,16 @@ rewritten.
 
 `/v1/batch/events` and `/v1/batch/rank` answer 200 if the request could be read, also if every user
 in it has an `error`: look at each. Users do not depend on each other, so a batch of events is not
-all or nothing; events of one user are, as in `observe`. To the limits a batch counts as one
-request.
+all or nothing; events of one user are, as in `observe`. For the limits a batch is one request.
 
 ## Metrics and logs
 
 `/metrics` has `gistrec_request_seconds` (histogram by `route` and `status`),
 `gistrec_stage_seconds` (histogram by `stage`: load, decode, compute, store),
-`gistrec_state_loads_total` (by how states were `found`), `gistrec_users` and `gistrec_state_bytes`
-(looked up at most once a minute). With several processes any of them answers with the sums of all,
-those that have ended included; users and bytes are the store's.
+`gistrec_state_loads_total` (by how states were `found`), and of the version that serves
+`gistrec_users`, `gistrec_state_bytes` and `gistrec_user_state_bytes` (by `quantile`), up to a
+minute old. With several processes any of them answers with the sums of all, those that have ended
+included; users and bytes are the store's.
 
 `--log-format json` (or `text`) writes a line to stderr for every request: time, level, logger,
 process, route, status, ms, and the name of the key. No log holds user ids, items, keys, paths or
