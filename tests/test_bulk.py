@@ -112,6 +112,23 @@ def test_who_is_faster_is_not_overwritten(folders, url):
     builder.close()
 
 
+def test_nothing_is_left_of_a_user_who_is_forgotten_meanwhile(folders, url):
+    builder = Builder(folders[0], url)
+    save_many = builder._recommender.states.save_many
+
+    def late(states):
+        with Recommender.load(folders[1], store=url) as server:
+            assert server.forget("u1")
+        return save_many(states)
+
+    builder._recommender.states.save_many = late
+    builder.build(["u1", "u2"])
+    states = builder._recommender.states
+    assert states.load("u1") is None
+    assert states.load("u2") is not None
+    builder.close()
+
+
 def test_several_processes(folders, url):
     done = build_all(folders[0], url, workers=2)
     assert (done.users, done.current) == (USERS, 0)

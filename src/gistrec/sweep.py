@@ -80,16 +80,22 @@ def sweep(store: StateStore, *, report: Callable[[int], None] | None = None) -> 
 
 @contextlib.contextmanager
 def sweeping(store: StateStore, *, every_s: float = 300.0) -> Iterator[None]:
-    """Sweep in a thread while the block runs; of several servers on a store, one at a time."""
+    """Sweep in a thread while the block runs; of several servers on a store, one at a time.
+
+    Less often than asked for if a sweep takes long: at most a twentieth of the time.
+    """
     end = threading.Event()
 
     def run() -> None:
-        while not end.wait(every_s):
+        pause_s = every_s
+        while not end.wait(pause_s):
+            begun = time.monotonic()
             try:
-                if _takes_turn(store, every_s):
+                if _takes_turn(store, pause_s):
                     log.info("swept: %s", sweep(store))
             except GistrecError as error:  # the next one may succeed
                 log.warning("the store could not be swept: %s", error)
+            pause_s = max(every_s, 20 * (time.monotonic() - begun))
 
     thread = threading.Thread(target=run, name="gistrec-sweep", daemon=True)
     thread.start()
@@ -153,13 +159,13 @@ def _forget_idle(store: StateStore, ttl_s: float, told: Callable[[int], None]) -
     return forgotten
 
 
-def _takes_turn(store: StateStore, every_s: float) -> bool:
+def _takes_turn(store: StateStore, pause_s: float) -> bool:
     """Whether nobody has swept lately, nor limits say that there is nothing to do."""
     limits = StoreSettings(store).read()
     if (limits.state_ttl_s, limits.state_budget_bytes, limits.log_ttl_s) == (None, None, None):
         return False
     entry = store.get(_LEASE)
-    if entry and time.time() - store.written_at(entry.version) < every_s / 2:
+    if entry and time.time() - store.written_at(entry.version) < pause_s / 2:
         return False
     try:
         store.put(_LEASE, b"", if_version=entry.version if entry else 0)
