@@ -246,3 +246,28 @@ def test_a_server_sweeps_in_the_background_one_of_them_at_a_time(store):
         while cache.stats().users > 5:
             threading.Event().wait(0.01)
     assert 0 < cache.stats().users <= 5
+
+
+def test_requests_go_on_while_their_states_are_evicted(model, url):
+    with (
+        Recommender(model, identity_recipe(model), open_store(url)) as recommender,
+        Recommender(model, identity_recipe(model), open_store("ram://")) as calm,
+    ):
+        limit(recommender.store, state_budget_bytes=1)
+        end, swept = threading.Event(), []
+
+        def evict():
+            while not end.is_set():
+                swept.append(sweep(recommender.store).evicted)
+
+        thread = threading.Thread(target=evict)
+        thread.start()
+        for n in range(60):
+            events = [Event(n * 7 % 30, START + n)]
+            assert recommender.observe("u", events).length == calm.observe("u", events).length
+            lists = recommender.recommend("u", k=5), calm.recommend("u", k=5)
+            assert [s.item_id for s in lists[0]] == [s.item_id for s in lists[1]]
+        end.set()
+        thread.join()
+        assert sum(swept) > 3
+        assert recommender.counts["corrupt"] == recommender.counts["stale"] == 0
