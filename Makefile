@@ -35,6 +35,9 @@ planted: $(VENV)/.demo  ## which methods find what is thousands of events back; 
 chaos: $(VENV)/.dev  ## kills, full disks and failing stores during 100,000 appends, 50 times a store: hours; can be continued; rows to docs/results/serving.jsonl
 	$(BIN)/python benchmarks/chaos.py
 
+fuzz: $(VENV)/.dev  ## damaged bytes and specs (10 million cases) and hostile requests (20,000); rows to docs/results/serving.jsonl
+	$(BIN)/python benchmarks/fuzz.py
+
 scan: $(VENV)/.demo  ## how fast the best of a million items are found (needs an idle machine)
 	$(BIN)/python benchmarks/catalogue_scan.py
 
@@ -76,4 +79,4 @@ $(VENV)/.demo $(VENV)/.dev: $(VENV)/.%: pyproject.toml $(wildcard native/*)
 	@$(BIN)/python -m pip install --quiet --editable '.[$*]'
 	@touch $@ $(if $(filter dev,$*),$(VENV)/.demo)
 
-.PHONY: check test slow demo accuracy rescale long scan peers chaos bench-smoke native-check fix golden clean help planted
+.PHONY: check test slow demo accuracy rescale long scan peers chaos fuzz bench-smoke native-check fix golden clean help planted

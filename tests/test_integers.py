@@ -139,3 +139,8 @@ def test_a_forged_length_takes_no_memory():
 def test_bytes_too_many():
     with pytest.raises(CorruptStateError, match="1 bytes too many"):
         decode(encode(np.arange(4)) + b"\0", 4)
+
+
+def test_a_forged_number_of_varints_allocates_nothing():
+    with pytest.raises(CorruptStateError, match="numbers expected in 3 bytes"):
+        Reader(b"\1\2\3").varints(1 << 50)

@@ -12,7 +12,13 @@ from gistrec.standings import LEVELS
 ROOT = Path(__file__).parents[1]
 PACKAGE, TESTS = ROOT / "src" / "gistrec", ROOT / "tests"
 MAX_LINES = 400
-OF_THE_PROJECT = {"test_layout.py", "test_public.py", "test_readme.py"}
+OF_THE_PROJECT = {
+    "test_fuzz.py",
+    "test_layout.py",
+    "test_parity.py",
+    "test_public.py",
+    "test_readme.py",
+}
 """Tests of something else than one module."""
 
 

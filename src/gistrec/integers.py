@@ -132,6 +132,10 @@ class Reader:
 
     def varints(self, count: int) -> Ints:
         """`count` zigzagged values."""
+        if count > self.left:  # each takes a byte; a forged number must not allocate more
+            raise CorruptStateError(
+                f"{count} numbers expected in {self.left} bytes: the bytes are damaged"
+            )
         if count and (found := kernel.decode(self.data, self.at, count, varints=True)):
             self.at += found[1]
             return found[0]

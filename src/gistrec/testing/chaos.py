@@ -74,6 +74,14 @@ class Served:
                 said.seek(0)
                 raise ConfigError(f"the server did not start: {said.read()[-500:]}")
 
+    @property
+    def resident_bytes(self) -> int:
+        """Memory that it takes now; Linux only."""
+        assert self._process is not None
+        status = Path(f"/proc/{self._process.pid}/status").read_text()
+        (line,) = (line for line in status.splitlines() if line.startswith("VmRSS:"))
+        return int(line.split()[1]) * 1024
+
     def kill(self) -> None:
         """End it as kill -9 does; harmless if it has ended."""
         if self._process is not None:
