@@ -38,6 +38,12 @@ chaos: $(VENV)/.dev  ## kills, full disks and failing stores during 100,000 appe
 fuzz: $(VENV)/.dev  ## damaged bytes and specs (10 million cases) and hostile requests (20,000); rows to docs/results/serving.jsonl
 	$(BIN)/python benchmarks/fuzz.py
 
+load: $(VENV)/.dev  ## requests a second and their times on one core, lmdb and Valkey (needs wrk and an idle machine)
+	$(BIN)/python benchmarks/load.py
+
+soak: $(VENV)/.dev  ## 30 minutes of mixed requests, and what memory does (needs wrk)
+	$(BIN)/python benchmarks/load.py --soak 1800 lmdb
+
 scan: $(VENV)/.demo  ## how fast the best of a million items are found (needs an idle machine)
 	$(BIN)/python benchmarks/catalogue_scan.py
 
@@ -79,4 +85,4 @@ $(VENV)/.demo $(VENV)/.dev: $(VENV)/.%: pyproject.toml $(wildcard native/*)
 	@$(BIN)/python -m pip install --quiet --editable '.[$*]'
 	@touch $@ $(if $(filter dev,$*),$(VENV)/.demo)
 
-.PHONY: check test slow demo accuracy rescale long scan peers chaos fuzz bench-smoke native-check fix golden clean help planted
+.PHONY: check test slow demo accuracy rescale long scan peers chaos fuzz load soak bench-smoke native-check fix golden clean help planted

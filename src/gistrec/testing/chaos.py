@@ -75,11 +75,16 @@ class Served:
                 raise ConfigError(f"the server did not start: {said.read()[-500:]}")
 
     @property
-    def resident_bytes(self) -> int:
-        """Memory that it takes now; Linux only."""
+    def pid(self) -> int:
+        """Of the running process."""
         assert self._process is not None
-        status = Path(f"/proc/{self._process.pid}/status").read_text()
-        (line,) = (line for line in status.splitlines() if line.startswith("VmRSS:"))
+        return self._process.pid
+
+    @property
+    def resident_bytes(self) -> int:
+        """Memory of its own that it takes now, without pages of mapped files; Linux only."""
+        status = Path(f"/proc/{self.pid}/status").read_text()
+        (line,) = (line for line in status.splitlines() if line.startswith("RssAnon:"))
         return int(line.split()[1]) * 1024
 
     def kill(self) -> None:
