@@ -125,6 +125,7 @@ def run(
         app_of(service),
         log_config=None,
         access_log=False,  # its lines would hold user ids
+        server_header=False,
         timeout_graceful_shutdown=math.ceil(settings.timeout_s) + 1,
         ssl_certfile=certificate.chain if certificate else None,
         ssl_keyfile=certificate.key if certificate else None,
