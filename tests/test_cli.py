@@ -416,7 +416,7 @@ def test_bench_trains_beside_its_results(run: Run, log, tmp_path):
 
 
 def test_a_finished_job_of_a_grid_needs_not_even_its_model(run: Run, log, tmp_path, monkeypatch):
-    job = catalogue.Job("hstu(num_layers=1, width=8)", ("bf16()",), (4096,))
+    job = catalogue.Job("hstu(num_layers=1, width=8)", {"bf16()": (4096,)})
     rules = Rules(users=8, online_users=4, online_events=2, fit_users=8, requests=0)
     monkeypatch.setattr(catalogue, "jobs", lambda backbone: [job])
     monkeypatch.setattr(catalogue, "RULES", rules)
