@@ -67,10 +67,15 @@ def main() -> None:
     parser.add_argument("--model", type=Path, help="a model folder; all of `make accuracy` without")
     parser.add_argument("--data", help="the log that it was trained on")
     parser.add_argument("--requests", type=int, default=200, help="timed, of each kind")
+    parser.add_argument("--users", type=int, help="drawn at random; all without")
     parser.add_argument("--online-users", type=int, default=128, help="replayed; 0 for none")
     parser.add_argument("--out", type=Path, default=ROOT / "docs/results/long_histories.jsonl")
     arguments = parser.parse_args()
-    rules = Rules(online_users=arguments.online_users, requests=arguments.requests)
+    rules = Rules(
+        users=arguments.users,
+        online_users=arguments.online_users,
+        requests=arguments.requests,
+    )
     if arguments.model:
         trained = [(arguments.model, arguments.data, read(arguments.data), 5)]
     else:
@@ -83,6 +88,8 @@ def main() -> None:
         for low, high in zip(lows, [*lows[1:], None], strict=True):
             subject = Subject(model, dataset, rules)
             chosen = (lengths >= low) & (lengths < (high or np.inf))
+            if not chosen.any():
+                continue
             subject.task = subject.task.take(np.flatnonzero(chosen))
             until = f"to {high - 1} events" if high else "events and more"
             group(subject, f"{Path(log).name}, {low} {until}", arguments.out)

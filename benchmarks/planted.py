@@ -63,7 +63,7 @@ def main() -> None:
     dataset = Dataset.from_events(read(LOG))
     for spec in arguments.models or MODELS:
         model = trained(spec, dataset)
-        recipes = RECIPES if spec == FULL else catalogue.recipes(spec)
+        recipes = RECIPES if spec == FULL else tuple(catalogue.recipes(spec))
         run(model, dataset, arguments.out, data=LOG, recipes=recipes, budgets=BUDGETS, rules=RULES)
 
 
