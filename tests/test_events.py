@@ -50,6 +50,30 @@ def test_from_table_types() -> None:
     assert events.timestamp.tolist() == [1]
 
 
+TIMES = [dt.datetime(2020, 1, 2), dt.datetime(2020, 1, 1), dt.datetime(2020, 1, 1)]
+RECTOOLS = {"user_id": [7, 7, 5], "item_id": [1, 2, 3], "weight": [0.5, 1.0, 2.5]}
+LENSKIT = {"user": [7, 7, 5], "item": [1, 2, 3], "rating": [4.0, 5.0, 3.0]}
+
+
+@pytest.mark.parametrize("kind", TABLES)
+def test_from_tables_of_neighbours(kind: str) -> None:
+    events = from_table(TABLES[kind](RECTOOLS | {"datetime": TIMES}))
+    assert rows(events) == [(5, 3, 1577836800), (7, 2, 1577836800), (7, 1, 1577923200)]
+    table = TABLES[kind](LENSKIT | {"timestamp": [9, 8, 8]})
+    events = from_table(table, action="rating")
+    assert rows(events) == [(5, 3, 8), (7, 2, 8), (7, 1, 9)]
+    assert events.action is not None
+    assert events.action.tolist() == [3, 5, 4]
+    both = TABLES[kind](LENSKIT | RECTOOLS | {"datetime": TIMES, "timestamp": [3, 2, 1]})
+    assert from_table(both).timestamp.tolist() == [1, 2, 3]
+
+
+def test_weights_of_rectools_are_no_actions() -> None:
+    table = pd.DataFrame(RECTOOLS | {"datetime": TIMES})
+    with pytest.raises(DataError, match=r"row 1, column 'weight': '0.5' is not a whole number"):
+        from_table(table, action="weight")
+
+
 def test_from_a_wrong_table() -> None:
     with pytest.raises(
         DataError, match=r"pandas or polars DataFrame or an Arrow table, given list"
@@ -57,6 +81,8 @@ def test_from_a_wrong_table() -> None:
         from_table([1, 2])
     with pytest.raises(DataError, match=r"the table has no column 'timestamp' \(time\)"):
         from_table(pd.DataFrame({"user_id": [1], "item_id": [2]}))
+    with pytest.raises(DataError, match=r"no column 'user_id' \(user\): did you mean user='uid'"):
+        from_table(pd.DataFrame({"uid": [1], "item": [2], "timestamp": [3]}))
     with pytest.raises(DataError, match=r"^the table, column 'user_id': user ids are numbers with"):
         from_table(pd.DataFrame(COLUMNS | {"user_id": [1, None, 2]}))
     with pytest.raises(DataError, match=r"^the table, row 2, column 'item_id': no item id"):

@@ -61,6 +61,7 @@ SUFFIXES = {
     ".csv": "csv",
     ".tsv": "csv",
     ".gz": "csv",
+    ".inter": "recbole",
     ".zip": "movielens",
 }
 """File endings that `read` takes without a spec."""
@@ -70,7 +71,7 @@ def read(spec: str | Path) -> Events:
     """Read a log from a spec or a path.
 
     `read("log.parquet")`, `read("parquet(path='log.parquet', user='uid')")`, `read("ml-1m")` (a
-    MovieLens folder), `read("synthetic(users=100)")`.
+    folder of MovieLens, or with a `.inter` file of RecBole), `read("synthetic(users=100)")`.
 
     Raises:
         ConfigError: unknown source or option. DataError: the log is missing or wrong.
@@ -78,7 +79,7 @@ def read(spec: str | Path) -> Events:
     text = str(spec)
     path = Path(text)
     if path.is_dir():
-        source = _build("movielens", path=text)
+        source = _build("recbole" if any(path.glob("*.inter")) else "movielens", path=text)
     elif path.suffix.lower() in SUFFIXES:
         source = _build(SUFFIXES[path.suffix.lower()], path=text)
     elif isinstance(spec, Path) or not ("(" in text or text.isidentifier()):
@@ -98,20 +99,24 @@ def read(spec: str | Path) -> Events:
 def from_table(
     table: Any,
     *,
-    user: str = "user_id",
-    item: str = "item_id",
-    time: str = "timestamp",
+    user: str = "",
+    item: str = "",
+    time: str = "",
     action: str = "",
     time_unit: Literal["s", "ms", "us"] = "s",
     titles: Mapping[Any, str] | None = None,
 ) -> Events:
     """Events of a pandas or polars DataFrame or an Arrow table, under the rules of a file.
 
+    Tables with the column names of RecTools (`dataset.get_raw_interactions()`) and LensKit are
+    taken as they are. Their weights and ratings are left out, unless `action` names them.
+
     Args:
         table: One row per event, in any order; the row order decides among equal times.
-        user: Column of user ids: whole numbers or text.
-        item: Column of item ids: whole numbers or text.
-        time: Column of times: whole numbers since 1970, in `time_unit`, or dates (UTC).
+        user: Column of user ids, whole numbers or text; "" takes `user_id`, or else `user`.
+        item: Column of item ids, whole numbers or text; "" takes `item_id`, or else `item`.
+        time: Column of times: whole numbers since 1970, in `time_unit`, or dates (UTC); "" takes
+            `timestamp`, or else `datetime`.
         action: Column of what the user did, whole numbers 0..255; "" if there is none.
         time_unit: s, ms or us.
         titles: Item id -> name for people.

@@ -28,6 +28,13 @@ from gistrec.events._scan import (
     scan_table,
 )
 
+_KNOWN_NAMES = {
+    "user": ("user_id", "user"),
+    "item": ("item_id", "item"),
+    "time": ("timestamp", "datetime"),
+}
+"""What gistrec, RecTools and LensKit call the columns of a table."""
+
 
 def read_relation(
     con: duckdb.DuckDBPyConnection,
@@ -137,6 +144,12 @@ def read_table(table: Any, columns: Columns, titles: Mapping[Any, str]) -> Event
                 "from_table takes a pandas or polars DataFrame or an Arrow table, "
                 f"given {type(table).__name__} ({first_words(error)})"
             ) from None
+        known = {
+            role: next((name for name in names if name in relation.columns), names[0])
+            for role, names in _KNOWN_NAMES.items()
+        }
+        user, item, time = (columns.of_role().get(role, name) for role, name in known.items())
+        columns = dataclasses.replace(columns, user=user, item=item, time=time)
         events = read_relation(con, relation, columns)
     return dataclasses.replace(events, titles=titles)
 
@@ -150,19 +163,32 @@ def read_titles(path: Path, item_id: Ids, *, required: bool = False) -> dict[Any
     with connect(str(path)) as con:
         is_parquet = path.suffix.lower() in (".parquet", ".pq")
         relation = scan_parquet(con, path) if is_parquet else scan_csv(path)
-        if not {"item_id", "title"} <= relation.columns.keys():
-            if not required:
-                return {}
-            raise DataError(
-                f"{path} has the columns {', '.join(relation.columns)}; a file of titles needs "
-                "item_id and title"
-            )
-        item, title = relation.columns["item_id"], relation.columns["title"]
-        kind = "VARCHAR" if item_id.dtype == object else "BIGINT"
-        found = con.execute(
-            f"SELECT TRY_CAST({item} AS {kind}) AS item, {title}::VARCHAR AS title "
-            f"FROM {relation.sql} WHERE item IS NOT NULL AND title IS NOT NULL"
-        ).fetchall()
+        return titles_of(con, relation, item_id, required=required)
+
+
+def titles_of(
+    con: duckdb.DuckDBPyConnection,
+    relation: Relation,
+    item_id: Ids,
+    *,
+    item: str = "item_id",
+    title: str = "title",
+    required: bool = False,
+) -> dict[Any, str]:
+    """Item id -> title from two columns of an items file, as `read_titles` has it."""
+    if not {item, title} <= relation.columns.keys():
+        if not required:
+            return {}
+        raise DataError(
+            f"{relation.name} has the columns {', '.join(relation.columns)}; a file of titles "
+            f"needs {item} and {title}"
+        )
+    kind = "VARCHAR" if item_id.dtype == object else "BIGINT"
+    found = con.execute(
+        f"SELECT TRY_CAST({relation.columns[item]} AS {kind}) AS item, "
+        f"{relation.columns[title]}::VARCHAR AS title "
+        f"FROM {relation.sql} WHERE item IS NOT NULL AND title IS NOT NULL"
+    ).fetchall()
     return dict(found)
 
 
