@@ -8,7 +8,7 @@ import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,6 +44,9 @@ class Events:
 class EventSource(ABC):
     """Where a log comes from. A frozen dataclass: its fields are its options."""
 
+    endings: ClassVar[tuple[str, ...]] = ()
+    """Of files that `read` takes without a spec, in lower case."""
+
     @abstractmethod
     def read(self) -> Events:
         """Read the whole log.
@@ -54,17 +57,6 @@ class EventSource(ABC):
 
 
 COMPONENT_BASES = (EventSource,)
-
-SUFFIXES = {
-    ".parquet": "parquet",
-    ".pq": "parquet",
-    ".csv": "csv",
-    ".tsv": "csv",
-    ".gz": "csv",
-    ".inter": "recbole",
-    ".zip": "movielens",
-}
-"""File endings that `read` takes without a spec."""
 
 
 def read(spec: str | Path) -> Events:
@@ -78,14 +70,19 @@ def read(spec: str | Path) -> Events:
     """
     text = str(spec)
     path = Path(text)
+    endings = {
+        ending: name
+        for name in registry.names("events")
+        for ending in registry.find("events", name).endings
+    }
     if path.is_dir():
         source = _build("recbole" if any(path.glob("*.inter")) else "movielens", path=text)
-    elif path.suffix.lower() in SUFFIXES:
-        source = _build(SUFFIXES[path.suffix.lower()], path=text)
+    elif path.suffix.lower() in endings:
+        source = _build(endings[path.suffix.lower()], path=text)
     elif isinstance(spec, Path) or not ("(" in text or text.isidentifier()):
         raise DataError(
             f"can't read {text!r}: no such folder, and the ending is not one of "
-            f'{", ".join(SUFFIXES)}; name the source, for example "csv(path={text!r})", or fetch '
+            f'{", ".join(endings)}; name the source, for example "csv(path={text!r})", or fetch '
             "MovieLens with `gistrec data get ml-1m`"
         )
     else:

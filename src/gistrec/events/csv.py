@@ -20,6 +20,8 @@ from gistrec.events._scan import Relation, scan_csv
 class Csv(LogFile):
     """One line per event, values quoted where needed; `csv(path='log.csv', user='uid')`."""
 
+    endings = (".csv", ".tsv", ".gz")
+
     delimiter: str = ""
     """One character; "" takes the comma, tab, semicolon or bar that the header line is full of."""
 

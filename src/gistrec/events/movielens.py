@@ -51,6 +51,8 @@ class MovieLens(EventSource):
     The action is the rating: 1..5 stars, or 1..10 half stars in the editions that have half stars.
     """
 
+    endings = (".zip",)
+
     path: str
     """The unpacked folder, or the zip as downloaded."""
     min_item_events: int = 1

@@ -16,5 +16,7 @@ from gistrec.events._scan import Relation, scan_parquet
 class Parquet(LogFile):
     """One row per event; `parquet(path='log.parquet', user='uid', time_unit='ms')`."""
 
+    endings = (".parquet", ".pq")
+
     def _scan(self, con: duckdb.DuckDBPyConnection, path: Path) -> Relation:
         return scan_parquet(con, path)

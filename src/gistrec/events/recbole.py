@@ -29,6 +29,8 @@ class RecBole(LogFile):
     Columns are named without their type. Of a folder, the one `.inter` file in it is read.
     """
 
+    endings = (".inter",)
+
     titles: str = ""
     """`.item` file with titles; "" takes the one of the log's name if there is one."""
     title: str = ""
