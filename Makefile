@@ -47,6 +47,9 @@ soak: $(VENV)/.dev  ## 30 minutes of mixed requests, and what memory does (needs
 scan: $(VENV)/.demo  ## how fast the best of a million items are found (needs an idle machine)
 	$(BIN)/python benchmarks/catalogue_scan.py
 
+floors: $(VENV)/.demo  ## what share of the memory's and the arithmetic's speed each kernel reaches (needs a C++ compiler and an idle machine)
+	$(BIN)/python benchmarks/floors.py
+
 peers: $(VENV)/.demo  ## what a recommendation takes beside RecBole, RecTools and implicit (needs an idle machine)
 	$(BIN)/python benchmarks/peers.py
 
@@ -85,4 +88,4 @@ $(VENV)/.demo $(VENV)/.dev: $(VENV)/.%: pyproject.toml $(wildcard native/*)
 	@$(BIN)/python -m pip install --quiet --editable '.[$*]'
 	@touch $@ $(if $(filter dev,$*),$(VENV)/.demo)
 
-.PHONY: check test slow demo accuracy rescale long scan peers chaos fuzz load soak bench-smoke native-check fix golden clean help planted
+.PHONY: check test slow demo accuracy rescale long scan peers chaos fuzz load soak bench-smoke native-check fix golden clean help planted floors

@@ -25,7 +25,7 @@ from gistrec import results
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = Path(__file__).parent / "peers"
-HOME = ROOT / "runs" / "peers"
+HOME = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "gistrec" / "peers"
 ROUNDS, TURN_S = 7, 0.6
 
 TORCH = "torch==2.13.0"  # first, so that nothing else asks for one with CUDA
