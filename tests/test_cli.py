@@ -103,6 +103,7 @@ VERBS = [
     "state sweep",
     "state switch",
     "train",
+    "vectors",
 ]
 
 
@@ -666,6 +667,15 @@ def test_an_import_that_contradicts_the_store_fails(run: Run, tmp_path: Path):
     found = run("import", logs[1], "--store", store)
     assert found.code == 1
     assert "1 users were left as they are, such as '7'" in found.out
+
+
+def test_vectors(run: Run, log: Path, service, model: Path, tmp_path: Path):
+    out = tmp_path / "vectors"
+    assert run("vectors", "--model", model, "--out", out).out == f"{out}: vectors of 60 items\n"
+    assert run("import", log, "--store", service[3]).code == 0
+    found = run("vectors", *service, "--out", out, "--json").document
+    assert found == {"vectors": str(out), "items": 60, "users": 30}
+    assert sorted(p.name for p in out.iterdir()) == ["items.parquet", "users.parquet"]
 
 
 def test_an_import_into_memory_is_refused(run: Run, log: Path):

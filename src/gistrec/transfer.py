@@ -11,15 +11,13 @@ chunk of them.
 """
 
 import itertools
-import os
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import duckdb
 import numpy as np
 
+from gistrec import parquet
 from gistrec.errors import DataError
 from gistrec.events import Events
 from gistrec.history_log import HistoryLog
@@ -28,7 +26,6 @@ from gistrec.log_blocks import Logged
 _EVENTS_AT_ONCE = 1 << 16
 _USERS_AT_ONCE = 1024
 _CHUNK_EVENTS = 1 << 20
-_ROW_GROUP = 1 << 17
 _SHOWN = 5
 
 Report = Callable[[int, int], None]
@@ -133,24 +130,12 @@ def export_events(
         CorruptStateError: a history is damaged.
     """
     users, shape = _survey(log, text_users=text_users)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    part = out.with_name(out.name + ".part")
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as folder:
-        with duckdb.connect(os.path.join(folder, "events.duckdb")) as con:
-            con.execute(f"CREATE TABLE events ({', '.join(shape.columns)})")
-            written = 0
-            for chunk in _chunks(log, users, shape):
-                con.register("chunk", chunk)
-                con.execute("INSERT INTO events SELECT * FROM chunk")
-                con.unregister("chunk")
-                written += len(chunk["timestamp"])
-                if report is not None:
-                    report(min(written, shape.events), shape.events)
-            con.execute(
-                f"COPY events TO ? (FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE {_ROW_GROUP})",
-                [str(part)],
-            )
-        os.replace(part, out)
+
+    def told(written: int) -> None:
+        if report is not None:
+            report(min(written, shape.events), shape.events)
+
+    written = parquet.write(out, shape.columns, _chunks(log, users, shape), report=told)
     return Exported(len(users), written)
 
 

@@ -113,6 +113,31 @@ class Backbone(nn.Module, ABC):
             out.append(Ranking(item[score > -np.inf], score[score > -np.inf]))
         return out
 
+    def item_vectors(self) -> tuple[Tensor, Tensor]:
+        """Vectors and biases of all items, (V, D) and (V,), for an index outside of gistrec.
+
+        A user's score of an item is `user @ item + bias`; with repeats, that of a new item, as
+        counting one's own events is no product of vectors.
+
+        Raises:
+            ConfigError: the architecture does not score by vectors.
+        """
+        raise ConfigError(
+            f"{self.spec.name} has no item vectors, it scores otherwise: take `score` or `top_k`"
+        )
+
+    def user_vectors(
+        self, states: Sequence[UserState], *, at: Sequence[int | None] | None = None
+    ) -> Tensor:
+        """The users' vectors at the requests' times, (B, D); zeros where there is no known event.
+
+        Raises:
+            ConfigError: the architecture does not score by vectors.
+        """
+        raise ConfigError(
+            f"{self.spec.name} has no user vectors, it scores otherwise: take `score` or `top_k`"
+        )
+
     def prefill(self, histories: Sequence[History], *, hints: bool = False) -> list[UserState]:
         """The states of whole histories, with hints for codecs or without."""
         return self.append([self.empty(hints=hints)] * len(histories), histories)

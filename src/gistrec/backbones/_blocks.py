@@ -268,9 +268,14 @@ class ItemHead(nn.Module):
         biased = () if self.repeats is None else (self.repeats.weights, self.prior)
         written = [(t.data_ptr(), t._version) for t in (self.table.weight, *biased)]
         if self._scan is None or self._scan[0] != written:
-            bias = None if self.repeats is None else self.repeats.new_bias(self.prior).numpy()
-            self._scan = written, Scan(self._items().numpy(), bias)
+            items_VD, bias_V = self.vectors()
+            self._scan = written, Scan(items_VD.numpy(), bias_V.numpy() if biased else None)
         return self._scan[1]
+
+    def vectors(self) -> tuple[Tensor, Tensor]:
+        """Items as new ones: vectors of length 1, (V, D), and what is added to products, (V,)."""
+        bias_V = torch.zeros_like(self.prior)
+        return self._items(), bias_V if self.repeats is None else self.repeats.new_bias(self.prior)
 
     def loss(
         self, h_BSD: Tensor, batch: Batch, at_BS: Tensor, rng: torch.Generator | None

@@ -10,7 +10,7 @@ keeping it. The append law then holds exactly, whatever the bias is a function o
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from gistrec.backbones import Backbone, Ranking
 from gistrec.backbones._absorbed import HINTS, Ran, grow
-from gistrec.backbones._batch import joined, joined_batch, next_position, pad
+from gistrec.backbones._batch import groups, joined, joined_batch, next_position, pad
 from gistrec.backbones._blocks import ItemHead, RelativeBias
 from gistrec.backbones._fused import Fused
 from gistrec.backbones._layer import Layer, Step
@@ -30,8 +30,6 @@ from gistrec.state import UserState, positions
 
 _CHUNK = 256
 """Events absorbed at once by an append: bounds the S x T attention matrix."""
-_CELLS = 24_000_000
-"""Attention cells (B * H * S * T) computed at once by an append or score."""
 
 
 class Causal(Backbone):
@@ -60,7 +58,7 @@ class Causal(Backbone):
         self.dropout = Dropout(dropout)
         if suffix := max(layer.suffix for layer in layers):
             self.registers = nn.Parameter(torch.randn(suffix, width) * 0.16)
-        self.suffix = suffix
+        self.suffix, self._rows = suffix, num_heads * (1 + suffix)
         self.uses_time, self.request_time = uses_time, request_time
         self._with_slots = [layer for layer in layers if layer.holds_slots]
         reads_items = repeats or any(layer.reads_items for layer in layers)
@@ -133,9 +131,8 @@ class Causal(Backbone):
         out = list(states)
         todo = [n for n, e in enumerate(events) if len(e)]
         todo.sort(key=lambda n: states[n].num_slots + len(events[n]))
-        for group in self._groups(
-            todo, [s.num_slots + len(e) for s, e in zip(states, events, strict=True)]
-        ):
+        after = [s.num_slots + len(e) for s, e in zip(states, events, strict=True)]
+        for group in groups(todo, after, _CHUNK, self._rows):
             longest = max(len(events[n]) for n in group)
             for start in range(0, longest, _CHUNK):
                 part = [n for n in group if len(events[n]) > start]
@@ -165,11 +162,7 @@ class Causal(Backbone):
         prior = self.head.prior.cpu()
         prior = prior if item_index is None else prior[item_index]
         out = prior.expand(len(states), count).clone()
-        todo = [n for n, s in enumerate(states) if len(s.tensors["tail.item"])]
-        todo.sort(key=lambda n: states[n].num_slots)
-        for group in self._groups(todo, [s.num_slots for s in states]):
-            times = [None if at is None else at[n] for n in group]
-            asked = self._asked([states[n] for n in group], times)
+        for group, asked in self._asking(states, at):
             out[group] = scores(self.head, asked, item_index)
         return out if item_index is None else out[:, place_N]
 
@@ -187,11 +180,7 @@ class Causal(Backbone):
             self.eval()
         left_out = exclude or [np.zeros(0, np.int64)] * len(states)
         out: dict[int, Ranking] = {}
-        todo = [n for n, s in enumerate(states) if len(s.tensors["tail.item"])]
-        todo = sorted(todo, key=lambda n: states[n].num_slots) if self.device.type == "cpu" else []
-        for group in self._groups(todo, [s.num_slots for s in states]):
-            times = [None if at is None else at[n] for n in group]
-            asked = self._asked([states[n] for n in group], times)
+        for group, asked in self._asking(states, at) if self.device.type == "cpu" else ():
             found = best(self.head, asked, k, [left_out[n] for n in group])
             out |= zip(group, found, strict=True)
         if rest := [n for n in range(len(states)) if n not in out]:
@@ -199,6 +188,22 @@ class Causal(Backbone):
             later = None if at is None else [at[n] for n in rest]
             out |= zip(rest, super().top_k(parts[0], k, exclude=parts[1], at=later), strict=True)
         return [out[n] for n in range(len(states))]
+
+    @torch.no_grad()
+    def item_vectors(self) -> tuple[Tensor, Tensor]:
+        """Vectors of length 1 and, with repeats, biases: what new items are scored by."""
+        items_VD, bias_V = self.eval().head.vectors()
+        return items_VD.cpu(), bias_V.cpu()
+
+    @torch.no_grad()
+    def user_vectors(
+        self, states: Sequence[UserState], *, at: Sequence[int | None] | None = None
+    ) -> Tensor:
+        """Outputs of the newest events, of length 1 / temperature; zeros for users without any."""
+        out = torch.zeros(len(states), self.head.table.embedding_dim)
+        for group, asked in self.eval()._asking(states, at):
+            out[group] = self.head.direction(asked.h_BD).cpu()
+        return out
 
     def state_bytes(self, num_events: int) -> int:
         """Bytes of the uncompressed state after `num_events` events."""
@@ -225,17 +230,6 @@ class Causal(Backbone):
 
     def _layers(self) -> list[Layer]:
         return list(self.layers)  # type: ignore[arg-type]  # a ModuleList is typed as of Modules
-
-    def _groups(self, users: Sequence[int], slots: Sequence[int]) -> list[list[int]]:
-        """Users, already sorted by slots, in batches whose attention matrices fit."""
-        groups: list[list[int]] = []
-        for n in users:
-            cells = (slots[n] + 1) * min(slots[n] + 1, _CHUNK) * self.num_heads * (1 + self.suffix)
-            if groups and (len(groups[-1]) + 1) * cells <= _CELLS and len(groups[-1]) < 512:
-                groups[-1].append(n)
-            else:
-                groups.append([n])
-        return groups
 
     def _reach(self, position_M: Tensor, following: int) -> Tensor:
         """Which slots some layer may still read; all of them where no layer holds any."""
@@ -358,10 +352,8 @@ class Causal(Backbone):
         out = []
         for n, (state, event) in enumerate(pairs):
             tensors = dict(grown.get(n, state).tensors)
-            tensors["tail.item"], tensors["tail.time"] = (
-                items[n][-1:].clone(),
-                times[n][-1:].clone(),
-            )
+            tensors["tail.item"] = items[n][-1:].clone()
+            tensors["tail.time"] = times[n][-1:].clone()
             out.append(state.replace(tensors, length=state.length + len(event)))
         return out
 
@@ -370,6 +362,16 @@ class Causal(Backbone):
             return state
         kept_M = self._reach(positions(state), next_position(state))
         return state if bool(kept_M.all()) else state.select(kept_M.nonzero()[:, 0])
+
+    def _asking(
+        self, states: Sequence[UserState], at: Sequence[int | None] | None
+    ) -> Iterator[tuple[list[int], Asked]]:
+        """Users with events, in batches, and what they ask of the head."""
+        todo = [n for n, s in enumerate(states) if len(s.tensors["tail.item"])]
+        todo.sort(key=lambda n: states[n].num_slots)
+        for group in groups(todo, [s.num_slots for s in states], _CHUNK, self._rows):
+            times = [None if at is None else at[n] for n in group]
+            yield group, self._asked([states[n] for n in group], times)
 
     def _asked(self, states: Sequence[UserState], times: Sequence[int | None]) -> Asked:
         """What the newest events, run behind the slots, ask of the head."""

@@ -26,6 +26,7 @@ from gistrec.cli.report import report
 from gistrec.cli.serve import serve
 from gistrec.cli.state import app as state
 from gistrec.cli.train import app as train
+from gistrec.cli.vectors import vectors
 from gistrec.errors import CodecError, ConfigError, GistrecError
 
 DONE, FAILED, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
@@ -52,6 +53,7 @@ for verb in (
     serve,
     state,
     train,
+    vectors,
 ):
     app.command(verb)
 app.command(import_, name="import")

@@ -1,6 +1,5 @@
 """`gistrec data`: fetch, look at and write logs."""
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -84,18 +83,16 @@ def make(data: str = "synthetic()", /, *, out: Path, output: Output = Output()) 
     }
     if events.titles:
         titles = {"item_id": [*events.titles], "title": [*events.titles.values()]}
-        _write_parquet(titles, out.with_name(f"{out.stem}-items.parquet"))
-    _write_parquet({name: c for name, c in columns.items() if c is not None}, out)
+        _write(out.with_name(f"{out.stem}-items.parquet"), titles)
+    _write(out, {name: c for name, c in columns.items() if c is not None})
     output.show({"data": str(out), "events": len(events)}, f"{out}: {len(events):,} events")
 
 
-def _write_parquet(columns: Mapping[str, Any], path: Path) -> None:
-    import duckdb
+def _write(out: Path, columns: Mapping[str, Any]) -> None:
     import numpy as np
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    with duckdb.connect() as con:
-        con.register("columns", {name: np.asarray(c) for name, c in columns.items()})
-        con.execute("COPY columns TO ? (FORMAT parquet, COMPRESSION zstd)", [str(part)])
-    os.replace(part, path)
+    from gistrec import parquet
+
+    arrays = {name: np.asarray(column) for name, column in columns.items()}
+    kinds = ["BIGINT" if array.dtype == np.int64 else "VARCHAR" for array in arrays.values()]
+    parquet.write(out, map(" ".join, zip(arrays, kinds, strict=True)), [arrays])

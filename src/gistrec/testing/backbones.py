@@ -127,6 +127,22 @@ class StateTests:
                     assert best.item_index.tolist() == order.tolist()
                     np.testing.assert_allclose(best.score, row[order], atol=1e-3, rtol=1e-4)
 
+    def test_products_of_vectors_are_scores(self, backbone: Backbone) -> None:
+        states = backbone.prefill([random_history(n, seed=n) for n in (12, 0, 25, 1)])
+        at = [1_700_000_000, None, None, 1_700_000_000]
+        item_VD, bias_V = backbone.item_vectors()
+        user_BD = backbone.user_vectors(states, at=at)
+        assert not user_BD[1].any()
+        product_BV = user_BD @ item_VD.T + bias_V
+        score_BV = backbone.score(states, at=at)
+        new_BV = torch.ones_like(score_BV, dtype=torch.bool)
+        if backbone.spec.options.get("repeats"):  # one's own items are counted as well
+            for row, state in enumerate(states):
+                new_BV[row, state.tensors["item"]] = False
+                new_BV[row, state.tensors["tail.item"]] = False
+        new_BV[1] = False  # popularity
+        torch.testing.assert_close(product_BV[new_BV], score_BV[new_BV], atol=1e-3, rtol=1e-4)
+
     def test_a_user_without_events_gets_popular_items(self, backbone: Backbone) -> None:
         assert backbone.score([backbone.empty()])[0].argmax() == NUM_ITEMS - 1
 
