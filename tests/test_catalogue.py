@@ -18,6 +18,7 @@ def test_every_method_stands_in_the_catalogue():
         for part in registry.parse_spec(spec)
     }
     offered = {n for f in ("codecs", "memories", "backbones") for n in registry.names(f)}
+    offered -= {n for n in registry.names("backbones") if backbones.is_ranker(n)}  # another task
     assert offered - measured == {"sasrec"}  # a full model of its own
 
 

@@ -149,9 +149,10 @@ def models(backbone: str) -> list[str]:
     others = [{"memory": str(spec)} for spec in _unlisted("memories", listed | {"full"})]
     changed = [Spec(base.name, base.options | c) for c in (*_TRAINED, *others, *_CONTROLS)]
     listed = {part.name for text in _ARCHITECTURES for part in registry.parse_spec(text)}
+    rankers = {name for name in registry.names("backbones") if backbones.is_ranker(name)}
     for part in (
         *(part for text in _ARCHITECTURES for part in registry.parse_spec(text)),
-        *_unlisted("backbones", listed | _FULL_MODELS),
+        *_unlisted("backbones", listed | _FULL_MODELS | rankers),
     ):
         known = registry.options_of(registry.find("backbones", part.name))
         shared = {name: value for name, value in base.options.items() if name in known}

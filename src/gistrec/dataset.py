@@ -78,12 +78,15 @@ class History:
     """(n,)"""
     timestamp: Ints
     """(n,) Unix seconds, ascending."""
+    action: Ints | None = None
+    """(n,) what the user did, 0..255, where the log says so; most backbones do not ask."""
 
     def __len__(self) -> int:
         return len(self.item_index)
 
     def __getitem__(self, part: slice) -> "History":
-        return History(self.item_index[part], self.timestamp[part])
+        action = None if self.action is None else self.action[part]
+        return History(self.item_index[part], self.timestamp[part], action)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,6 +110,11 @@ class Batch:
     """Which query a pair belongs to, ascending."""
     pair_item_P: Tensor
     """The item to be predicted."""
+
+    @property
+    def num_targets(self) -> int:
+        """P."""
+        return len(self.pair_item_P)
 
     def to(self, device: torch.device | str) -> "Batch":
         """The same batch on a device."""
@@ -148,6 +156,8 @@ class Dataset:
     timestamp: Ints
     """(R,)"""
     items: Vocabulary
+    action: Ints | None = None
+    """(R,) where the log has it."""
     dropped_users: int = 0
     """Users left out for having fewer than `min_events` events."""
     source: str = dataclasses.field(default="", compare=False)
@@ -182,6 +192,7 @@ class Dataset:
             item_index=index.astype(np.int64),
             timestamp=events.timestamp[row_kept],
             items=Vocabulary(ids, events.titles),
+            action=None if events.action is None else events.action[row_kept],
             dropped_users=int((~keep).sum()),
             source=events.source,
         )
@@ -198,7 +209,8 @@ class Dataset:
 
     def rows(self, start: int, end: int) -> History:
         """The events of some rows of one user."""
-        return History(self.item_index[start:end], self.timestamp[start:end])
+        action = None if self.action is None else self.action[start:end]
+        return History(self.item_index[start:end], self.timestamp[start:end], action)
 
     def history(self, user: int) -> History:
         """All events of the user at a position of `user_ids`."""

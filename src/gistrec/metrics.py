@@ -101,6 +101,29 @@ def overlap(list_a_BK: Ints, list_b_BK: Ints) -> Floats:
     return shared
 
 
+def auc(score_N: ArrayLike, label_N: ArrayLike) -> float:
+    """Chance that a positive stands above a negative, ties half: nan if there is but one kind.
+
+    >>> auc([0.1, 0.4, 0.4, 0.8], [0, 0, 1, 1])
+    0.875
+    """
+    score, label = np.asarray(score_N, np.float64), np.asarray(label_N, bool)
+    positives, negatives = int(label.sum()), int((~label).sum())
+    if not positives or not negatives:
+        return float("nan")
+    _, place, count = np.unique(score, return_inverse=True, return_counts=True)
+    rank = (np.cumsum(count) - (count - 1) / 2)[place]  # of a tie, the mean
+    above = rank[label].sum() - positives * (positives + 1) / 2
+    return float(above / (positives * negatives))
+
+
+def log_loss(logit_N: ArrayLike, label_N: ArrayLike) -> Floats:
+    """Binary cross-entropy of each logit, in nats: (N,)."""
+    logit, label = np.asarray(logit_N, np.float64), np.asarray(label_N, np.float64)
+    loss: Floats = np.logaddexp(0, logit) - label * logit
+    return loss
+
+
 def interval(values: ArrayLike, *, seed: int = 0, draws: int = 1000) -> tuple[float, float]:
     """95 % bootstrap interval of the mean over users: (low, high); (nan, nan) of nothing."""
     value_N = np.asarray(values, np.float64)

@@ -21,8 +21,15 @@ from typing import Any, Literal
 
 from gistrec.errors import ConfigError
 
-Family = Literal["events", "memories", "backbones", "codecs", "stores"]
-FAMILIES: tuple[Family, ...] = ("events", "memories", "backbones", "codecs", "stores")
+Family = Literal["events", "impressions", "memories", "backbones", "codecs", "stores"]
+FAMILIES: tuple[Family, ...] = (
+    "events",
+    "impressions",
+    "memories",
+    "backbones",
+    "codecs",
+    "stores",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,6 +110,7 @@ def _unknown(what: str, given: str, allowed: Iterable[str], hint: str = "") -> C
 
 _SINGULAR = {
     "events": "event source",
+    "impressions": "impression source",
     "memories": "memory",
     "backbones": "backbone",
     "codecs": "codec",

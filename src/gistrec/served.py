@@ -94,7 +94,8 @@ class Served:
         index = self.items.indices(logged.item_id)
         times = np.maximum.accumulate(np.concatenate([[not_before], logged.timestamp]))[1:]
         known = index >= 0
-        return History(index[known], times[known])
+        action = None if logged.action is None else logged.action[known]
+        return History(index[known], times[known], action)
 
     def current(self, user_id: str) -> Held:
         """The user's state, up to the log; saved if it was not.
@@ -148,8 +149,8 @@ class Served:
 
     def _replayed(self, user_id: str, held: Held) -> Held:
         timed = self._watch.timed
-        tail = held.state.tensors["tail.time"]
-        newest = int(tail[-1]) if len(tail) else 0
+        tail = held.state.tensors.get("tail.time")
+        newest = int(tail[-1]) if tail is not None and len(tail) else 0
         logged = timed("load", self.log.read, user_id, held.state.length)
         if not len(logged.timestamp):  # the user was forgotten a moment ago
             return held

@@ -20,10 +20,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from gistrec import backbones
+from gistrec import backbones, registry
 from gistrec.backbones import Backbone
-from gistrec.dataset import SCHEMES, Dataset, Scheme, Vocabulary
+from gistrec.dataset import SCHEMES, Batch, Dataset, Scheme, Vocabulary
 from gistrec.errors import ConfigError, DataError
+from gistrec.impressions import ImpressionBatch, Impressions
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -134,7 +135,7 @@ class Progress:
 
 
 def train(
-    dataset: Dataset,
+    dataset: Dataset | Impressions,
     backbone: str = "hstu()",
     *,
     folder: str | Path | None = None,
@@ -145,7 +146,8 @@ def train(
     """Fit a backbone.
 
     Args:
-        dataset: Histories; the last target of each user is left out of training (`holdout`).
+        dataset: Histories; the last target of each user is left out of training (`holdout`). Or
+            impressions, for a ranker: their training part, or (`holdout=0`) all of them.
         backbone: Its spec, for example `"hstu(width=64, memory='collective(own=4)')"`.
         folder: Where to write the model and, after each epoch, a checkpoint to resume from.
         report: Called after every step.
@@ -163,9 +165,7 @@ def train(
     training = Training(**settings)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(training.seed)
-        net = backbones.build(backbone, num_items=dataset.num_items).to(device)
-        popularity = dataset.popularity(training.scheme, holdout=training.holdout)
-        net.set_popularity(torch.from_numpy(popularity).to(device))
+        net = _built(backbone, dataset, training).to(device)
         optimizer = torch.optim.AdamW(
             net.parameters(),
             lr=training.learning_rate,
@@ -184,8 +184,30 @@ def train(
     return model
 
 
+def _built(spec: str, dataset: Dataset | Impressions, training: Training) -> Backbone:
+    """The backbone, untrained, with what it has to know of the data."""
+    if isinstance(dataset, Dataset):
+        net = backbones.build(spec, num_items=dataset.num_items)
+        popularity = dataset.popularity(training.scheme, holdout=training.holdout)
+        net.set_popularity(torch.from_numpy(popularity))
+        return net
+    (part,) = registry.parse_spec(spec)
+    if not backbones.is_ranker(part.name):
+        raise ConfigError(
+            f"{part.name} predicts next items: train it on a log; impressions train a ranker, for "
+            "example twin()"
+        )
+    known = registry.options_of(registry.find("backbones", part.name))
+    facts = {"labels": len(dataset.labels), "item_features": dataset.feature_VF.shape[1]}
+    facts = {name: count for name, count in facts.items() if count != known[name]}
+    whole = registry.Spec(part.name, part.options | facts)
+    net = backbones.build(str(whole), num_items=dataset.num_items)
+    net.set_features(torch.from_numpy(dataset.feature_VF))
+    return net
+
+
 def _loop(
-    dataset: Dataset,
+    dataset: Dataset | Impressions,
     net: Backbone,
     optimizer: torch.optim.Optimizer,
     training: Training,
@@ -201,7 +223,7 @@ def _loop(
         # all randomness of an epoch follows from (seed, epoch), so a resumed run is the same run
         torch.manual_seed(training.seed * 100_003 + epoch + 1)
         draw = torch.Generator().manual_seed(training.seed * 100_003 + epoch + 1)
-        batches = list(
+        batches: list[Batch | ImpressionBatch] = list(
             dataset.batches(
                 batch_tokens=training.batch_tokens,
                 max_len=training.max_len,
@@ -212,7 +234,7 @@ def _loop(
         )
         total, tokens, begun = 0.0, 0, time.perf_counter()
         for done, batch in enumerate(batches):
-            if not len(batch.pair_item_P):
+            if not batch.num_targets:
                 continue
             _set_rate(
                 optimizer, training, epoch * len(batches) + done, training.epochs * len(batches)

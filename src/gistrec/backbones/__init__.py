@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from gistrec import metrics, registry
-from gistrec.dataset import Batch, History, Ints
+from gistrec.dataset import History, Ints
 from gistrec.errors import ConfigError
 from gistrec.registry import Spec
 from gistrec.state import UserState
@@ -45,9 +45,17 @@ class Backbone(nn.Module, ABC):
     def set_popularity(self, count_V: Tensor) -> None:
         """Give the event counts of the items, for users without a history."""
 
+    def set_features(self, feature_VF: Tensor) -> None:
+        """Give the items' feature rows, where a backbone has a use for them."""
+
     @abstractmethod
-    def loss(self, batch: Batch, *, rng: torch.Generator | None = None) -> Tensor:
-        """Training loss of a batch, a scalar; `rng` draws negatives and the like."""
+    def loss(self, batch: Any, *, rng: torch.Generator | None = None) -> Tensor:
+        """Training loss, a scalar; `rng` draws negatives and the like.
+
+        Args:
+            batch: A `gistrec.dataset.Batch` of histories; of rankers an `ImpressionBatch`.
+            rng: Where randomness of the loss comes from.
+        """
 
     def finish(self) -> None:
         """Called at the end of a training, for what it did not reach."""
@@ -165,6 +173,11 @@ class Backbone(nn.Module, ABC):
 
 
 COMPONENT_BASES = (Backbone,)
+
+
+def is_ranker(name: str) -> bool:
+    """Whether a backbone is trained on impressions with labels, not to predict next items."""
+    return "labels" in registry.options_of(registry.find("backbones", name))
 
 
 def build(spec: str, *, num_items: int) -> Backbone:

@@ -34,6 +34,8 @@ class Events:
     """(R,) what the user did, 0..255, where the log says so."""
     titles: Mapping[Any, str] = dataclasses.field(default_factory=dict)
     """Item id -> name for people, where known."""
+    columns: Mapping[str, NDArray[Any]] = dataclasses.field(default_factory=dict)
+    """Name -> (R,) further columns that were asked for, as they are in the source."""
     source: str = dataclasses.field(default="", compare=False)
     """Where it was read from, for messages."""
 

@@ -6,7 +6,7 @@ No Python loop touches an event: duckdb checks, sorts and fetches the columns.
 import dataclasses
 import difflib
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,7 @@ def read_relation(
     half_stars: bool = False,
     users: int = 0,
     min_item_events: int = 1,
+    extra: Sequence[str] = (),
 ) -> Events:
     """Check, sort and fetch a log.
 
@@ -57,15 +58,17 @@ def read_relation(
         half_stars: Double the actions if one of them is not a whole number.
         users: Keep only that many users, the first in ascending order; 0 keeps all.
         min_item_events: Leave out items that have fewer events (among the users kept).
+        extra: Further columns to fetch, unchecked.
 
     Raises:
         DataError: what is wrong, with its column and row.
     """
-    _stage(con, relation, columns)
+    _stage(con, relation, columns, extra)
     log = check(con, relation, columns, half_stars=half_stars)
     con.execute(
         f'CREATE TEMP VIEW log AS SELECT row, {log.user} AS "user", {log.item} AS item, '
-        f"{log.ticks} AS ticks, {log.seconds} AS seconds, {log.action} AS action FROM raw"
+        f"{log.ticks} AS ticks, {log.seconds} AS seconds, {log.action} AS action"
+        f"{_each(extra, 'x{0}')} FROM raw"
     )
     kept = "SELECT * FROM log"
     if users:
@@ -90,8 +93,8 @@ def read_relation(
     # md5, because duckdb's own hash may change with its version
     tie = "md5(kept.row::VARCHAR)" if shuffle_ties else "kept.row"
     fetched = con.execute(
-        f"SELECT {shown['user']} AS u, {shown['item']} AS i, kept.seconds AS s, kept.action AS a "
-        f"FROM kept{joins} ORDER BY u, kept.ticks, {tie}"
+        f"SELECT {shown['user']} AS u, {shown['item']} AS i, kept.seconds AS s, kept.action AS a"
+        f"{_each(extra, 'kept.x{0} AS x{0}')} FROM kept{joins} ORDER BY u, kept.ticks, {tie}"
     ).fetchnumpy()
     user, item = np.asarray(fetched["u"]), np.asarray(fetched["i"])
     if not len(user):
@@ -103,12 +106,23 @@ def read_relation(
         item_id=ids["item"][item] if "item" in ids else item,
         timestamp=np.asarray(fetched["s"]),
         action=np.asarray(fetched["a"]) if columns.action else None,
+        columns={name: fetched[f"x{n}"] for n, name in enumerate(extra)},
     )
 
 
-def _stage(con: duckdb.DuckDBPyConnection, relation: Relation, columns: Columns) -> None:
-    """Create `raw(row, user, item, time, action)`, its rows numbered in the order of the source."""
-    for role, column in columns.of_role().items():
+def _each(extra: Sequence[str], form: str) -> str:
+    return "".join(", " + form.format(n) for n in range(len(extra)))
+
+
+def _stage(
+    con: duckdb.DuckDBPyConnection, relation: Relation, columns: Columns, extra: Sequence[str]
+) -> None:
+    """Create `raw(row, user, item, time, action)`, its rows numbered in the order of the source.
+
+    Further columns are `x0`, `x1` and so on.
+    """
+    further = {f"columns[{n}]": name for n, name in enumerate(extra)}
+    for role, column in (columns.of_role() | further).items():
         if column not in relation.columns:
             near = difflib.get_close_matches(column, relation.columns, n=1, cutoff=0.5)
             guess = f"did you mean {role}={near[0]!r}? " if near else ""
@@ -122,6 +136,7 @@ def _stage(con: duckdb.DuckDBPyConnection, relation: Relation, columns: Columns)
         f"{sql} AS {quoted(role)}"
         for role, sql in ({"action": "NULL::BIGINT"} | expressions).items()
     )
+    given += "".join(f", {relation.columns[name]} AS x{n}" for n, name in enumerate(extra))
     if relation.row:
         con.execute(
             f"CREATE TEMP VIEW raw AS SELECT {relation.row} AS row, {given} FROM {relation.sql}"
@@ -214,6 +229,9 @@ class LogFile(EventSource):
     """Put events of one user with equal times in a fixed random order: for baskets, where the order
     of the source (say, ascending item ids) would give the next item away."""
 
+    columns: str = ""
+    """Further columns to read, `rating|tab`: what is done with them is up to who asked."""
+
     def __post_init__(self) -> None:
         self._columns()
 
@@ -233,7 +251,13 @@ class LogFile(EventSource):
         path = existing(self.path)
         with connect(str(path)) as con:
             relation = self._scan(con, path)
-            events = read_relation(con, relation, self._columns(), shuffle_ties=self.shuffle_ties)
+            events = read_relation(
+                con,
+                relation,
+                self._columns(),
+                shuffle_ties=self.shuffle_ties,
+                extra=[name for name in self.columns.split("|") if name],
+            )
         return dataclasses.replace(events, titles=self._titles(path, events.item_id))
 
     def _titles(self, path: Path, item_id: Ids) -> dict[Any, str]:
