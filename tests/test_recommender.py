@@ -6,8 +6,10 @@ import torch
 from gistrec.dataset import Dataset
 from gistrec.errors import BusyError, ConfigError, ConflictError, DataError, StaleStateError
 from gistrec.events import Events
+from gistrec.rebuilds import RebuildLimits
 from gistrec.recipe import Recipe
 from gistrec.recommender import Event, Recommender, identity_recipe
+from gistrec.served import Served, Watch
 from gistrec.store_settings import KEY
 from gistrec.stores import open_store
 from gistrec.testing.data import stride_dataset
@@ -180,7 +182,7 @@ def test_long_rebuilds_wait_for_each_other_or_are_refused(recommender):
     for user in "uv":
         recommender.states.forget(user)
     rebuilds = recommender.rebuilds
-    rebuilds.at_once, rebuilds.waiting, rebuilds.long_events = 1, 0, 5
+    rebuilds.limits = RebuildLimits(at_once=1, waiting=0, long_events=5)
     with rebuilds.turn(5):
         with pytest.raises(BusyError, match=r"10 events must be rebuilt.*gistrec state build"):
             recommender.recommend("u")
@@ -191,6 +193,30 @@ def test_long_rebuilds_wait_for_each_other_or_are_refused(recommender):
     recommender.observe("w", walk(10, 1))
     assert recommender.recommend("u") != before
     assert recommender.recommend("u") == recommender.recommend("w")
+
+
+def test_the_model_that_the_store_knows_longest_is_rebuilt_first(model, other, monkeypatch):
+    pairs = [(made, identity_recipe(made)) for made in (model, other)]
+    limits = RebuildLimits(long_events=5)
+    asked = []
+    with Recommender(*pairs[1], open_store("ram://"), rebuilds=limits) as recommender:
+        recommender.observe("u", walk(0, 10))
+        new = Served(
+            *pairs[0], recommender.store, recommender.settings, Watch(), recommender.rebuilds
+        )
+        turn = recommender.rebuilds.turn
+
+        def watched(num_events, *, model, wait):
+            asked.append((num_events, model, wait))
+            return turn(num_events, model=model, wait=wait)
+
+        monkeypatch.setattr(recommender.rebuilds, "turn", watched)
+        new.current("u")
+        recommender.states.forget("u")
+        recommender.served.current("u", wait=False)
+        new.states.forget("u")
+        new.current("u")
+    assert asked == [(10, 1, True), (10, 0, False), (10, 1, True)]
 
 
 def test_unknown_items_are_logged_and_skipped_by_the_model(recommender):

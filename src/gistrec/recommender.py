@@ -24,7 +24,7 @@ from gistrec.backbones import Backbone
 from gistrec.dataset import Ints, Vocabulary
 from gistrec.errors import BusyError, ConfigError, ConflictError, DataError
 from gistrec.history_log import HistoryLog
-from gistrec.rebuilds import Rebuilds
+from gistrec.rebuilds import DEFAULT_LIMITS, RebuildLimits, Rebuilds
 from gistrec.recipe import Recipe
 from gistrec.served import Served, Watch, identity_recipe, version_in
 from gistrec.state import UserState
@@ -97,6 +97,7 @@ class Recommender:
         standby: Further models with their recipes. The one that the store's settings name serves
             (`gistrec state switch`), within a second of the change; the first one, if they name
             none of these.
+        rebuilds: How many long rebuilds it takes on.
     """
 
     def __init__(
@@ -106,10 +107,11 @@ class Recommender:
         store: StateStore,
         *,
         standby: Sequence[tuple[Model, Recipe]] = (),
+        rebuilds: RebuildLimits = DEFAULT_LIMITS,
     ) -> None:
         self.log = HistoryLog(store)
         self.settings = StoreSettings(store)
-        self.rebuilds = Rebuilds()
+        self.rebuilds = Rebuilds(rebuilds)
         self.store = store
         self._watch = Watch()
         self._closing = contextlib.ExitStack()
@@ -198,7 +200,11 @@ class Recommender:
 
     @classmethod
     def load(
-        cls, *paths: str | Path, store: str = "ram://", sweep_every_s: float | None = None
+        cls,
+        *paths: str | Path,
+        store: str = "ram://",
+        sweep_every_s: float | None = None,
+        rebuilds: RebuildLimits = DEFAULT_LIMITS,
     ) -> Self:
         """Open folders that `save`, `gistrec train` or `gistrec demo` wrote, on one store.
 
@@ -209,6 +215,7 @@ class Recommender:
             store: Its URL.
             sweep_every_s: Apply the store's limits that often, in a thread, until it is closed;
                 of several processes with one store, one at a time.
+            rebuilds: How many long rebuilds it takes on.
 
         Raises:
             DataError: not a model folder. StoreUnavailableError: the store can't be opened.
@@ -216,7 +223,7 @@ class Recommender:
         if not paths:
             raise ConfigError("no model folder given: give one, or several of which one serves")
         (model, recipe), *others = [version_in(Path(folder)) for folder in paths]
-        made = cls(model, recipe, open_store(store), standby=others)
+        made = cls(model, recipe, open_store(store), standby=others, rebuilds=rebuilds)
         if sweep_every_s is not None:
             made._closing.enter_context(sweeping(made.store, every_s=sweep_every_s))
         return made
@@ -263,9 +270,9 @@ class Recommender:
             expected_length=expected_length,
         )
         try:
-            state_bytes = served.current(user_id).stored_bytes
+            state_bytes = served.current(user_id, wait=False).stored_bytes
         except (ConflictError, BusyError):
-            # the events are safe, and the next request brings the state up
+            # the events are safe, and the next request that reads brings the state up
             state_bytes = served.states.stored_bytes(user_id)
         return Observed(length, state_bytes, self.log.nbytes(user_id))
 

@@ -83,6 +83,7 @@ class Served:
         self.log = HistoryLog(store)
         self.states = StateCache(recipe, store, settings)
         self.version = self.states.version
+        self._settings = settings
         self._empty = recipe.chain.encode(self.backbone.empty(hints=True))
         self.empty = recipe.chain.decode(self._empty)
         """What is kept of a user without events: no hints but those that the recipe needs."""
@@ -97,8 +98,12 @@ class Served:
         action = None if logged.action is None else logged.action[known]
         return History(index[known], times[known], action)
 
-    def current(self, user_id: str) -> Held:
+    def current(self, user_id: str, *, wait: bool = True) -> Held:
         """The user's state, up to the log; saved if it was not.
+
+        Args:
+            user_id: Whose.
+            wait: Whether to wait for others who are rebuilt first.
 
         Raises:
             BusyError: it must be rebuilt, and too many others are.
@@ -106,7 +111,7 @@ class Served:
         """
         for _ in range(5):
             try:
-                return self._caught_up(user_id)
+                return self._caught_up(user_id, wait)
             except ConflictError:
                 # somebody else saved this user's state in between: go on from theirs
                 self._watch.counts["conflict"] += 1
@@ -115,7 +120,7 @@ class Served:
             "server, or try again"
         )
 
-    def _caught_up(self, user_id: str) -> Held:
+    def _caught_up(self, user_id: str, wait: bool) -> Held:
         counts, timed = self._watch.counts, self._watch.timed
         length = timed("load", self.log.length, user_id)
         stored = timed("load", self.states.read, user_id)
@@ -141,11 +146,18 @@ class Served:
         if not length:
             return held
         try:
-            with self._rebuilds.turn(length - held.state.length):
+            with self._rebuilds.turn(
+                length - held.state.length, model=self._place_by_age(), wait=wait
+            ):
                 return self._replayed(user_id, held)
         except BusyError:
             counts["refused"] += 1
             raise
+
+    def _place_by_age(self) -> int:
+        """Among the versions that the store knows, in the order in which it came to know them."""
+        known = list(self._settings.recent().versions)
+        return known.index(self.version) if self.version in known else len(known)
 
     def _replayed(self, user_id: str, held: Held) -> Held:
         timed = self._watch.timed

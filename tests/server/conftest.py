@@ -23,6 +23,7 @@ import pytest
 
 from gistrec import backbones, errors, server
 from gistrec.dataset import Vocabulary
+from gistrec.rebuilds import Rebuilds
 from gistrec.recommender import (
     Event,
     Observed,
@@ -60,6 +61,7 @@ class FakeRecommender:
         self.hold.set()
         self.held = threading.Semaphore(0)
         self.counts: collections.Counter[str] = collections.Counter()
+        self.rebuilds = Rebuilds()
         self.states = SimpleNamespace(forget=lambda user_id: user_id in self.histories)
 
     def _check(self) -> None:

@@ -8,6 +8,7 @@ import httpx
 import pytest
 
 from gistrec.errors import ConfigError
+from gistrec.rebuilds import RebuildLimits
 from gistrec.recommender import Event
 from gistrec.server.settings import Settings
 
@@ -158,3 +159,35 @@ def test_a_burst_is_answered_or_refused_and_nothing_else(serving, real) -> None:
     assert set(statuses) == {200, 429}
     assert statuses.count(200) >= 10
     assert sum(real.log.length(f"u{n}") for n in range(7)) == statuses.count(200)
+
+
+def test_who_waits_for_a_rebuild_takes_no_place_from_others(serving, real, many) -> None:
+    real.rebuilds.limits = RebuildLimits(at_once=1, waiting=2, wait_s=60, long_events=5)
+    http = serving(real, in_flight=1, waiting=8)
+    for user, count in (("long", 5), ("longer", 6), ("longest", 7), ("short", 1)):
+        real.observe(user, [Event(1, n) for n in range(count)])
+        real.states.forget(user)
+    path = "/v1/users/{}/recommendations"
+    with real.rebuilds.turn(5):
+        waiting = [many.submit(http, "GET", path.format(user)) for user in ("long", "longer")]
+        for_both = 'gistrec_rebuilds{state="waiting"} 2.0'
+        wait_until(lambda: for_both in http("GET", "/metrics").text)
+        assert http("GET", path.format("short")).status_code == 200
+        refused = http("GET", path.format("longest"))
+        assert refused.status_code == 503
+        assert (refused.headers["retry-after"], refused.json()["error"]["type"]) == (
+            "60",
+            "BusyError",
+        )
+        body = {"events": [{"item_id": 2, "timestamp": 9}]}
+        appended = http("POST", "/v1/users/longest/events", json=body)  # does not wait
+        assert (appended.json()["length"], appended.json()["state_bytes"]) == (8, 0)
+    assert [f.result().status_code for f in waiting] == [200, 200]
+    assert http("GET", path.format("longest")).status_code == 200
+    text = http("GET", "/metrics").text
+    assert 'gistrec_state_loads_total{found="refused"} 2.0' in text
+    for state in ("running", "waiting"):
+        assert f'gistrec_rebuilds{{state="{state}"}} 0.0' in text
+    # all places are there again
+    assert http("GET", path.format("short")).status_code == 200
+    assert open_requests(http) == 0

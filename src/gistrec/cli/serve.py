@@ -10,6 +10,7 @@ from cyclopts import Parameter
 from gistrec.cli._output import Work
 from gistrec.cli._service import planned
 from gistrec.errors import ConfigError
+from gistrec.rebuilds import DEFAULT_LIMITS, RebuildLimits
 
 if TYPE_CHECKING:
     from gistrec.server import Certificate, Settings
@@ -82,6 +83,32 @@ class Limits:
         return Settings(**given, keys=KeyRing(keys) if keys else None)
 
 
+@Parameter(name="*")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Rebuilding:
+    """How many states a server rebuilds at once, for a model that is new to the store."""
+
+    rebuilds: int | None = None
+    """Long rebuilds of states at the same time in each process; one less than there are cores, at
+    least one, if not given."""
+    rebuilds_waiting: int = DEFAULT_LIMITS.waiting
+    """Long rebuilds that may wait for these in each process, the oldest model's first; further
+    ones are refused (503)."""
+    rebuilds_wait_s: float = DEFAULT_LIMITS.wait_s
+    """How long each waits at most (503)."""
+    rebuilds_long: int = DEFAULT_LIMITS.long_events
+    """From how many events on a rebuild counts as long; shorter ones never wait."""
+
+    def limits(self) -> RebuildLimits:
+        """For the recommender."""
+        return RebuildLimits(
+            at_once=DEFAULT_LIMITS.at_once if self.rebuilds is None else self.rebuilds,
+            waiting=self.rebuilds_waiting,
+            wait_s=self.rebuilds_wait_s,
+            long_events=self.rebuilds_long,
+        )
+
+
 def serve(
     *,
     model: list[Path] | None = None,
@@ -89,6 +116,7 @@ def serve(
     store: str = "ram://",
     listening: Listening = Listening(),
     limits: Limits = Limits(),
+    rebuilding: Rebuilding = Rebuilding(),
     get: str | None = None,
     work: Work = Work(),
 ) -> int:
@@ -118,7 +146,7 @@ def serve(
         )
     certificate, settings = listening.certificate(), limits.settings(listening.keys)
     folders = [planned(run, work)] if run is not None else model or []
-    load = functools.partial(Recommender.load, *folders, store=store)
+    load = functools.partial(Recommender.load, *folders, store=store, rebuilds=rebuilding.limits())
     if get is None:
         load = functools.partial(load, sweep_every_s=_SWEEP_EVERY_S)
         server.serve(

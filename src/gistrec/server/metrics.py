@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import generate_latest
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.multiprocess import MultiProcessCollector
@@ -53,6 +53,14 @@ class Metrics:
             ["found"],
             registry=self._registry,
         )
+        self._rebuilds = Gauge(
+            "gistrec_rebuilds",
+            "Long rebuilds of states now: running, waiting.",
+            ["state"],
+            registry=self._registry,
+            multiprocess_mode="livesum",
+        )
+        self._rebuilding(0, 0)
         self._stored: CollectorRegistry | None = None
         self._counts: Callable[[], Mapping[str, int]] = dict
         self._counted: collections.Counter[str] = collections.Counter()
@@ -67,8 +75,13 @@ class Metrics:
         """
         self._counts = lambda: dict(recommender.counts)
         recommender.on_stage = lambda stage, s: self._stages.labels(stage).observe(s)
+        recommender.rebuilds.on_change = self._rebuilding
         self._stored = CollectorRegistry()
         self._stored.register(_Stored(recommender, later))
+
+    def _rebuilding(self, running: int, waiting: int) -> None:
+        self._rebuilds.labels("running").set(running)
+        self._rebuilds.labels("waiting").set(waiting)
 
     def count(self) -> None:
         """Take over what the recommender has counted since."""

@@ -103,6 +103,7 @@ class Service:
     def begin(self, recommender: Recommender) -> None:
         """Answer for a recommender from now on."""
         self.metered.watch(recommender, self.gate.aside.submit)
+        recommender.rebuilds.on_wait = self.gate.step_aside
         self._recommender = recommender
 
     @property

@@ -39,6 +39,11 @@ rewritten.
   (`NotBegunError`) if all that time others were worked on, 504 (`DeadlineError`) if it was begun.
   Only the last may have done something: repeat an append with the same event ids or
   `expected_length`, and nothing is logged twice.
+- **A new model**: states that it does not have are rebuilt as users come, `--rebuilds` long ones at
+  once. Up to `--rebuilds-waiting` wait `--rebuilds-wait-s` at most, the oldest model's first; the
+  others get 503 (`BusyError`). Those who wait do not count as worked on, so requests of users whose
+  states are there go on. A POST of events never waits for a rebuild. See
+  [rollout.md](rollout.md).
 - **At the end**: after SIGTERM `/readyz` says no, new requests are answered for `--linger-s` more
   seconds, then the socket is closed, open requests are finished, and the process exits with 0.
 - **At the start** `/healthz` answers at once, `/readyz` when the model is loaded and the store
@@ -56,7 +61,8 @@ all or nothing; events of one user are, as in `observe`. For the limits a batch 
 
 `/metrics` has `gistrec_request_seconds` (histogram by `route` and `status`),
 `gistrec_stage_seconds` (histogram by `stage`: load, decode, compute, store),
-`gistrec_state_loads_total` (by how states were `found`), and of the version that serves
+`gistrec_state_loads_total` (by how states were `found`), `gistrec_rebuilds` (long ones now, by
+`state`: running, waiting), and of the version that serves
 `gistrec_users`, `gistrec_state_bytes` and `gistrec_user_state_bytes` (by `quantile`), up to a
 minute old. With several processes any of them answers with the sums of all, those that have ended
 included; users and bytes are the store's.

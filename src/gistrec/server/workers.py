@@ -17,6 +17,8 @@ from multiprocessing.process import BaseProcess
 from types import FrameType
 from typing import Any
 
+from prometheus_client.multiprocess import mark_process_dead
+
 from gistrec.errors import GistrecError
 from gistrec.server.metrics import FOLDER
 
@@ -81,6 +83,7 @@ def supervise(
                         "a worker process ended with code %s: another one takes its place",
                         worker.process.exitcode,
                     )
+                    mark_process_dead(worker.process.pid)  # type: ignore[no-untyped-call]
                     time.sleep(_PAUSE_S)
                     workers[place] = _Worker(run, arguments)
                 if not announced and all(worker.ready for worker in workers):
