@@ -16,8 +16,8 @@ from torch import Tensor
 
 from gistrec.backbones import Backbone
 from gistrec.dataset import Ints, Vocabulary
-from gistrec.recommender import Event, ItemId, Observed, Recommender, Scored, scored
-from gistrec.served import Served
+from gistrec.recommender import Event, Observed, Recommender
+from gistrec.served import ItemId, Scored, Served, scored
 from gistrec.state import UserState
 
 _USERS_PER_CALL = 32

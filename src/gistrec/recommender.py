@@ -21,12 +21,20 @@ import numpy as np
 import torch
 
 from gistrec.backbones import Backbone
-from gistrec.dataset import Ints, Vocabulary
+from gistrec.dataset import Vocabulary
 from gistrec.errors import BusyError, ConfigError, ConflictError, DataError
 from gistrec.history_log import HistoryLog
 from gistrec.rebuilds import DEFAULT_LIMITS, RebuildLimits, Rebuilds
 from gistrec.recipe import Recipe
-from gistrec.served import Served, Watch, identity_recipe, version_in
+from gistrec.served import (
+    ItemId,
+    Scored,
+    Served,
+    Watch,
+    identity_recipe,
+    scored,
+    version_in,
+)
 from gistrec.state import UserState
 from gistrec.state_cache import CacheStats, StateCache
 from gistrec.store_settings import StoreSettings
@@ -35,8 +43,6 @@ from gistrec.sweep import sweeping
 from gistrec.train import Model
 
 __all__ = ["Event", "Observed", "Recommender", "Scored", "UserReport", "identity_recipe"]
-
-ItemId = int | str
 
 log = logging.getLogger(__name__)
 
@@ -52,14 +58,6 @@ class Event(NamedTuple):
     event_id: str | None = None
     """Of the caller, 1 to 256 bytes: an event that comes again with its id is not logged again, as
     long as it is among the user's newest 64 that have one."""
-
-
-class Scored(NamedTuple):
-    """An item and its score, best first in lists."""
-
-    item_id: ItemId
-    score: float
-    title: str
 
 
 class Observed(NamedTuple):
@@ -203,6 +201,7 @@ class Recommender:
         cls,
         *paths: str | Path,
         store: str = "ram://",
+        titles: Path | None = None,
         sweep_every_s: float | None = None,
         rebuilds: RebuildLimits = DEFAULT_LIMITS,
     ) -> Self:
@@ -213,6 +212,7 @@ class Recommender:
         Args:
             paths: The first one serves, unless the store names another.
             store: Its URL.
+            titles: Parquet or CSV file with `item_id` and `title`, for models that lack them.
             sweep_every_s: Apply the store's limits that often, in a thread, until it is closed;
                 of several processes with one store, one at a time.
             rebuilds: How many long rebuilds it takes on.
@@ -222,7 +222,7 @@ class Recommender:
         """
         if not paths:
             raise ConfigError("no model folder given: give one, or several of which one serves")
-        (model, recipe), *others = [version_in(Path(folder)) for folder in paths]
+        (model, recipe), *others = [version_in(Path(p), titles) for p in paths]
         made = cls(model, recipe, open_store(store), standby=others, rebuilds=rebuilds)
         if sweep_every_s is not None:
             made._closing.enter_context(sweeping(made.store, every_s=sweep_every_s))
@@ -389,11 +389,3 @@ def _check(events: Sequence[Event], items: Vocabulary) -> None:
             )
         if event.action is not None and not 0 <= event.action <= 255:
             raise DataError(f"{where}: action is {event.action}; allowed: 0 to 255")
-
-
-def scored(items: Vocabulary, index: Ints, scores: Sequence[float]) -> list[Scored]:
-    """Items with their names."""
-    return [
-        Scored(item, score, items.titles.get(item, str(item)))
-        for item, score in zip(items.ids[index].tolist(), scores, strict=True)
-    ]

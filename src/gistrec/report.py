@@ -13,6 +13,7 @@ from gistrec._figure import draw
 from gistrec.errors import DataError
 from gistrec.results import Row, load
 from gistrec.summary import (
+    SPLITS,
     Bench,
     Point,
     benches,
@@ -21,6 +22,7 @@ from gistrec.summary import (
     decimal,
     frontier,
     frontier_of,
+    how_measured,
     human_bytes,
 )
 
@@ -28,10 +30,6 @@ __all__ = ["accuracy_markdown", "choose", "frontier", "load", "to_html", "to_mar
 
 BUDGETS = (64, 128, 256, 512, 1024, 4096, 16384)
 """Budgets that a page speaks about where the rows name none."""
-_SPLITS = {
-    "leave_last_out": "each user's last event is predicted",
-    "last_basket": "each user's last basket is predicted",
-}
 PARTS = ("header", "positions", "tail", "indices", "scales", "floats")
 """Kinds of bytes, in the order in which a bar shows them."""
 
@@ -110,34 +108,6 @@ COLUMNS = (
     ),
 )
 RECALL = _number("Recall@10", "share of the basket in the list", "recall_10", decimal)
-
-
-def how_measured(bench: Bench) -> str:
-    """Users, rules, machine, commit and date of a bench in words."""
-    newest = max(bench.rows, key=lambda row: str(row.get("date", "")))
-    machine, rules = newest.get("machine") or {}, newest.get("rules") or {}
-    model = bench.full.row if bench.full else newest
-    seeds = sorted({row.get("seed", 0) for row in bench.rows if row["kind"] != "baseline"})
-    replayed = next((row for row in bench.rows if row.get("online")), None)
-    said = [
-        f"{model.get('users', 0):,.0f} users",
-        _SPLITS.get(bench.split, bench.split),
-        "whole catalogue ranked",
-        f"training seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds)) or 'none'}",
-    ]
-    if model.get("request_time") is not None:
-        said.append(f"the model {'uses' if model['request_time'] else 'does not use'} request time")
-    if replayed:
-        events = rules.get("online_events")
-        span = "all events" if events is None else f"the newest {events} events"
-        said.append(f"online: encoded after each of {span} of {replayed['users']:,.0f} users")
-    if rules.get("requests"):
-        said.append(f"{rules['requests']} requests of each kind timed on {rules.get('store')}")
-    if machine:
-        said.append(f"{machine.get('cpu')}, {machine.get('cores')} cores")
-    said.append("commit " + ", ".join(dict.fromkeys(str(r.get("commit")) for r in bench.rows)))
-    said.append(str(newest.get("date", ""))[:10])
-    return "Measured: " + "; ".join(filter(None, said)) + ". 1 KB is 1,024 bytes."
 
 
 # ---- Markdown ----
@@ -242,7 +212,7 @@ def to_html(rows: Sequence[Row], title: str = "What a user costs") -> str:
         pages.append(
             {
                 "bench": bench,
-                "task": _SPLITS.get(bench.split, bench.split),
+                "task": SPLITS.get(bench.split, bench.split),
                 "choices": [choose_of(bench, b) for b in budgets] if bench.recipes else [],
                 "figure": draw(bench) if bench.recipes else None,
                 "columns": (NAME, *COLUMNS[:10], *([RECALL] if baskets else []), *COLUMNS[10:]),

@@ -5,13 +5,14 @@ Behind the log, the tail is replayed; missing, damaged or not of this version, t
 
 import collections
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import NamedTuple, ParamSpec, TypeVar
 
 import numpy as np
 
-from gistrec.dataset import History
+from gistrec.dataset import History, Ints, Vocabulary
 from gistrec.errors import (
     BusyError,
     ConflictError,
@@ -19,6 +20,7 @@ from gistrec.errors import (
     FormatVersionError,
     StaleStateError,
 )
+from gistrec.events import read_titles
 from gistrec.history_log import HistoryLog
 from gistrec.log_blocks import Logged
 from gistrec.rebuilds import Rebuilds
@@ -30,10 +32,19 @@ from gistrec.train import Model
 
 P = ParamSpec("P")
 T = TypeVar("T")
+ItemId = int | str
 
 
 def unwatched(stage: str, seconds: float) -> None:
     """Nobody wants to know how long a stage took; then nothing is timed."""
+
+
+class Scored(NamedTuple):
+    """An item and its score, best first in lists."""
+
+    item_id: ItemId
+    score: float
+    title: str
 
 
 class Watch:
@@ -191,13 +202,21 @@ class Served:
                 self.states.forget(user_id)
 
 
-def version_in(folder: Path) -> tuple[Model, Recipe]:
+def version_in(folder: Path, titles: Path | None = None) -> tuple[Model, Recipe]:
     """The model and the recipe of a folder; without a recipe, one that keeps states as they are.
 
+    Args:
+        folder: As `gistrec train` writes it.
+        titles: Parquet or CSV file with `item_id` and `title`, before the titles of the folder.
+
     Raises:
-        DataError: not a model folder. StaleStateError: the recipe is another model's.
+        DataError: not a model folder, or no such file of titles. StaleStateError: the recipe is
+            another model's.
     """
     model = Model.load(folder)
+    if titles is not None:
+        known = {**model.items.titles, **read_titles(titles, model.items.ids)}
+        model = replace(model, items=replace(model.items, titles=known))
     recipe_folder = folder / "recipe"
     if not recipe_folder.exists():
         return model, identity_recipe(model)
@@ -217,3 +236,11 @@ def identity_recipe(model: Model) -> Recipe:
     five = History(np.zeros(5, np.int64), np.arange(5))
     probes = [empty, *model.backbone.prefill([one, five])]
     return Recipe.fit("identity()", probes, model=model.backbone.fingerprint())
+
+
+def scored(items: Vocabulary, index: Ints, scores: Sequence[float]) -> list[Scored]:
+    """Items with their names."""
+    return [
+        Scored(item, score, items.titles.get(item, str(item)))
+        for item, score in zip(items.ids[index].tolist(), scores, strict=True)
+    ]

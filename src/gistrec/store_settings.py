@@ -102,6 +102,13 @@ class StoreSettings:
                 lambda old: msgspec.structs.replace(old, versions={**old.versions, name: version})
             )
 
+    def switch(self, name: str, version: Version) -> str:
+        """Make a version the one that serves; the name of the one before, which may be empty."""
+        before = self.read().serving
+        self.register(name, version)
+        self.change(lambda old: msgspec.structs.replace(old, serving=name))
+        return before
+
     def unregister(self, name: str) -> None:
         """Say that a version has no states any more."""
 

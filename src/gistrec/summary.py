@@ -17,6 +17,10 @@ from typing import Any
 from gistrec.errors import DataError
 from gistrec.results import Row
 
+SPLITS = {
+    "leave_last_out": "each user's last event is predicted",
+    "last_basket": "each user's last basket is predicted",
+}
 _NEEDED = {"kind", "data", "split", "backbone", "ndcg_10", "interval", "by_length"}
 _NEEDED |= {"state_bytes", "log_bytes"}
 
@@ -251,6 +255,34 @@ def _in_words(bench: Bench, choice: Choice) -> str:
 def _ms(point: Point, request: str) -> str:
     value = point.row.get(f"{request}_ms_p50")
     return "" if value is None else f"{value:.3g} ms"
+
+
+def how_measured(bench: Bench) -> str:
+    """Users, rules, machine, commit and date of a bench in words."""
+    newest = max(bench.rows, key=lambda row: str(row.get("date", "")))
+    machine, rules = newest.get("machine") or {}, newest.get("rules") or {}
+    model = bench.full.row if bench.full else newest
+    seeds = sorted({row.get("seed", 0) for row in bench.rows if row["kind"] != "baseline"})
+    replayed = next((row for row in bench.rows if row.get("online")), None)
+    said = [
+        f"{model.get('users', 0):,.0f} users",
+        SPLITS.get(bench.split, bench.split),
+        "whole catalogue ranked",
+        f"training seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds)) or 'none'}",
+    ]
+    if model.get("request_time") is not None:
+        said.append(f"the model {'uses' if model['request_time'] else 'does not use'} request time")
+    if replayed:
+        events = rules.get("online_events")
+        span = "all events" if events is None else f"the newest {events} events"
+        said.append(f"online: encoded after each of {span} of {replayed['users']:,.0f} users")
+    if rules.get("requests"):
+        said.append(f"{rules['requests']} requests of each kind timed on {rules.get('store')}")
+    if machine:
+        said.append(f"{machine.get('cpu')}, {machine.get('cores')} cores")
+    said.append("commit " + ", ".join(dict.fromkeys(str(r.get("commit")) for r in bench.rows)))
+    said.append(str(newest.get("date", ""))[:10])
+    return "Measured: " + "; ".join(filter(None, said)) + ". 1 KB is 1,024 bytes."
 
 
 def decimal(value: float | None, digits: int = 4) -> str:

@@ -62,6 +62,9 @@ class FakeRecommender:
         self.held = threading.Semaphore(0)
         self.counts: collections.Counter[str] = collections.Counter()
         self.rebuilds = Rebuilds()
+        self.store = open_store("ram://")
+        self.served = SimpleNamespace(version="00000000")
+        self.versions: dict[str, Any] = {}
         self.states = SimpleNamespace(forget=lambda user_id: user_id in self.histories)
 
     def _check(self) -> None:

@@ -2,12 +2,8 @@
 
 import importlib
 import json
-import re
-import shutil
-import subprocess
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -337,31 +333,6 @@ def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "gistrec.server")
     with pytest.raises(errors.ConfigError, match=r'pip install "gistrec\[serve\]"'):
         importlib.import_module("gistrec.server")
-
-
-def test_the_page_parses_nothing_as_html_and_asks_nobody_else(http) -> None:
-    response = http("GET", "/")
-    assert response.headers["content-type"] == "text/html; charset=utf-8"
-    assert not re.search(
-        r"innerHTML|outerHTML|insertAdjacent|document\.write|eval|https?://|\son\w+=", response.text
-    )
-    # a key is forgotten with the page
-    assert not re.search(r"localStorage|sessionStorage|indexedDB|cookie", response.text)
-    policy = response.headers["content-security-policy"]
-    assert policy.startswith("default-src 'none'; script-src 'sha256-")
-    assert "unsafe" not in policy
-
-
-@pytest.mark.skipif(not shutil.which("node"), reason="needs node: apt install nodejs")
-def test_the_page_asks_for_a_key_where_one_is_needed() -> None:
-    page = Path(server.__file__).with_name("dashboard.html")
-    command = ["node", Path(__file__).with_name("page.js"), page]
-    said = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-    assert said["before"] == {"asked": True, "metrics": False, "said": "no key given"}
-    assert said["said"].startswith("Name a user.")
-    assert [request["authorization"] for request in said["sent"]] == [None, "Bearer the-key"]
-    assert {request["path"] for request in said["sent"]} == {"v1/stats"}
-    assert said["hash"] == ""
 
 
 def test_a_real_recommender(serving, real: Recommender) -> None:

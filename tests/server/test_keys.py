@@ -7,7 +7,7 @@ import pytest
 from gistrec.errors import ConfigError
 from gistrec.server import keys
 from gistrec.server.keys import KeyRing, add_key, read_keys, revoke_key
-from gistrec.server.operations import OPERATIONS
+from gistrec.server.routes import OPERATIONS
 
 BODIES = {
     "observe": {"events": [{"item_id": 1}]},
@@ -82,11 +82,12 @@ def test_a_server_needs_a_file_with_keys(file: Path) -> None:
 @pytest.mark.parametrize("operation", OPERATIONS, ids=lambda o: o.id)
 def test_every_operation_asks_for_its_scope(serving, fake, file: Path, operation) -> None:
     http = serving(fake, keys=keyring(file))
-    path = operation.path.replace("{user_id}", "ann")
+    path = operation.path.replace("{user_id}", "ann").replace("{name}", "style.css")
     options = {"json": BODIES[operation.id]} if operation.id in BODIES else {}
     fake.observe("ann", [])
     if operation.scope is None:
-        assert http(operation.method, path, **options).status_code == 200
+        headers = bearer(KEYS["read"]) if operation.id == "access" else {}
+        assert http(operation.method, path, headers=headers, **options).status_code == 200
         return
     for headers in ({}, bearer("gistrec_wrong"), {"Authorization": "Basic YTpi"}, bearer("")):
         response = http(operation.method, path, headers=headers, **options)

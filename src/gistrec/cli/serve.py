@@ -14,6 +14,7 @@ from gistrec.rebuilds import DEFAULT_LIMITS, RebuildLimits
 
 if TYPE_CHECKING:
     from gistrec.server import Certificate, Settings
+    from gistrec.server.budget import ResultFiles
 
 _SWEEP_EVERY_S = 300.0
 
@@ -69,7 +70,7 @@ class Limits:
     log_format: Literal["text", "json"] | None = None
     """Log every request to stderr, without user ids, keys or queries."""
 
-    def settings(self, keys: Path | None) -> "Settings":
+    def settings(self, keys: Path | None, results: "ResultFiles") -> "Settings":
         """For the server."""
         from gistrec.server import Settings
         from gistrec.server.keys import KeyRing
@@ -80,7 +81,7 @@ class Limits:
         del given["workers"]
         if self.in_flight is None:
             del given["in_flight"]
-        return Settings(**given, keys=KeyRing(keys) if keys else None)
+        return Settings(**given, keys=KeyRing(keys) if keys else None, results=results)
 
 
 @Parameter(name="*")
@@ -114,6 +115,8 @@ def serve(
     model: list[Path] | None = None,
     run: Path | None = None,
     store: str = "ram://",
+    titles: Path | None = None,
+    results: list[Path] = [],
     listening: Listening = Listening(),
     limits: Limits = Limits(),
     rebuilding: Rebuilding = Rebuilding(),
@@ -122,8 +125,8 @@ def serve(
 ) -> int:
     """Serve a model over HTTP.
 
-    The page at / is for trying it. Without keys anybody who reaches it may read, write and erase,
-    so it then listens on the loopback interface only.
+    The page at / shows what it does and keeps, and what recipes cost. Without keys anybody who
+    reaches it may read, write and erase, so it then listens on the loopback interface only.
 
     Args:
         model: Model folder, as `gistrec train` writes it. Of several, each with its own --model,
@@ -132,10 +135,14 @@ def serve(
             its recipe is fitted if the model has none.
         store: URL of the store; `ram://` forgets all users at the end, lmdb://folder keeps them,
             redis://host:6379/0 shares them between servers.
+        titles: Parquet or CSV file with item_id and title, for people; where models lack them.
+        results: File of `gistrec bench`, for the page's picture of bytes and accuracy; repeatable.
+            Without it, a results.jsonl in or beside the model folder is taken.
         get: Answer one GET of this path, print its body and exit, without a socket.
     """
     from gistrec import server
     from gistrec.recommender import Recommender
+    from gistrec.server.budget import ResultFiles
 
     if (not model) == (run is None):
         raise ConfigError("give either --model FOLDER or --run FILE, as `gistrec plan` writes it")
@@ -144,9 +151,12 @@ def serve(
             f"{limits.workers} workers would each have users of their own in {store}: give "
             "--store lmdb://folder or redis://host:6379/0, or --workers 1"
         )
-    certificate, settings = listening.certificate(), limits.settings(listening.keys)
     folders = [planned(run, work)] if run is not None else model or []
-    load = functools.partial(Recommender.load, *folders, store=store, rebuilds=rebuilding.limits())
+    at_hand = ResultFiles.found(results, folders)
+    certificate, settings = listening.certificate(), limits.settings(listening.keys, at_hand)
+    load = functools.partial(
+        Recommender.load, *folders, store=store, titles=titles, rebuilds=rebuilding.limits()
+    )
     if get is None:
         load = functools.partial(load, sweep_every_s=_SWEEP_EVERY_S)
         server.serve(

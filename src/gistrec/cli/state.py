@@ -220,13 +220,9 @@ def switch(*, service: Service, output: Output = Output()) -> None:
     Servers follow within a second or two. Switch back with the other model. Before, build its
     states with `gistrec state build`, or they are rebuilt one by one when users come.
     """
-    import msgspec
-
     with service.open() as recommender:
-        version = recommender.served.version
-        before = recommender.settings.read().serving
-        recommender.settings.register(version, recommender.states.described)
-        recommender.settings.change(lambda old: msgspec.structs.replace(old, serving=version))
+        version = recommender.states.version
+        before = recommender.settings.switch(version, recommender.states.described)
     output.show(
         {"serving": version, "before": before},
         f"version {version} serves" + (f", before {before}" if before else ""),

@@ -129,6 +129,21 @@ def from_table(
     return read_table(table, Columns(user, item, time, action, time_unit), titles or {})
 
 
+def read_titles(path: str | Path, item_id: Ids) -> dict[Any, str]:
+    """Item id -> title of a Parquet or CSV file with the columns `item_id` and `title`.
+
+    Args:
+        path: The file.
+        item_id: Ids of the kind that is asked for: whole numbers or text.
+
+    Raises:
+        DataError: it can't be read, or lacks a column.
+    """
+    from gistrec.events import _load
+
+    return _load.read_titles(Path(path), item_id, required=True)
+
+
 def _build(name: str, **options: Any) -> EventSource:
     source: EventSource = registry.build("events", registry.Spec(name, options))
     return source

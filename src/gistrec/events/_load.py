@@ -175,6 +175,7 @@ def read_titles(path: Path, item_id: Ids, *, required: bool = False) -> dict[Any
     Raises:
         DataError: it can't be read, or it is `required` and lacks `item_id` or `title`.
     """
+    path = existing(str(path))
     with connect(str(path)) as con:
         is_parquet = path.suffix.lower() in (".parquet", ".pq")
         relation = scan_parquet(con, path) if is_parquet else scan_csv(path)
@@ -262,7 +263,7 @@ class LogFile(EventSource):
 
     def _titles(self, path: Path, item_id: Ids) -> dict[Any, str]:
         if self.titles:
-            return read_titles(existing(self.titles), item_id, required=True)
+            return read_titles(Path(self.titles), item_id, required=True)
         stem = path.name.removesuffix(".gz").rpartition(".")[0]
         for suffix in (".parquet", ".csv"):
             beside = path.with_name(f"{stem}-items{suffix}")

@@ -1,8 +1,9 @@
-"""The HTTP server: a `Recommender` behind JSON, with OpenAPI, metrics and a page to try it.
+"""The HTTP server: a `Recommender` behind JSON, with OpenAPI, metrics and a dashboard.
 
-`schema` holds what is accepted and answered, `operations` what is done, `openapi` the descriptions
-made from both, `keys` who may, `gate` how many at once; `app` makes a Starlette app of them,
-`running` puts it on a socket, `workers` several processes of it.
+`schema` and `shown` hold what is accepted and answered, `operations` and `dashboard` what is done,
+`routes` where, `openapi` the descriptions made of them, `keys` who may, `gate` how many at once;
+`app` makes a Starlette app of them, `running` puts it on a socket, `workers` several processes of
+it. `pages` is the dashboard itself: plain HTML, CSS and modules of JavaScript.
 """
 
 from gistrec.errors import ConfigError
@@ -17,8 +18,8 @@ except ImportError as missing:
     ) from missing
 
 from gistrec.server.app import create_app, get
-from gistrec.server.operations import OPERATIONS
 from gistrec.server.reference import reference
+from gistrec.server.routes import OPERATIONS
 from gistrec.server.running import Certificate, serve
 from gistrec.server.settings import Settings
 

@@ -31,7 +31,8 @@ from gistrec.server.errors import (
     detail,
 )
 from gistrec.server.openapi import Operation
-from gistrec.server.operations import OPERATIONS, Service
+from gistrec.server.operations import Service
+from gistrec.server.routes import OPERATIONS
 from gistrec.server.schema import ErrorAnswer
 from gistrec.server.settings import DEFAULTS, Settings
 
@@ -143,7 +144,7 @@ async def _answer(service: Service, methods: Mapping[str, Operation], request: R
             name = service.settings.keys.check(authorization, operation.scope)
             request.scope["gistrec.key"] = name
         if inspect.iscoroutinefunction(operation.call):
-            result = await operation.call(service)
+            result = await operation.call(service, **await _arguments(operation, request, service))
         else:
             with service.gate.admitted(aside=operation.aside) as admission:
                 arguments = await admission.receive(_arguments(operation, request, service))
@@ -166,6 +167,10 @@ async def _arguments(operation: Operation, request: Request, service: Service) -
         found["user_id"] = user_id = raw.decode(errors="replace")
         if not user_id or "\ufffd" in user_id:
             raise DataError(f"{user_id!r} is not a user id: give a text, percent-encoded UTF-8")
+    if "name" in operation.types:
+        found["name"] = request.path_params["name"]
+    if "authorization" in operation.types:
+        found["authorization"] = request.headers.get("authorization")
     try:
         if query := operation.types.get("query"):
             given = dict(request.query_params)

@@ -70,6 +70,19 @@ class KeyRing:
             UnauthenticatedError: there is no key, or an unknown one. ForbiddenError: the key does
                 not have the scope.
         """
+        key = self.known(authorization)
+        if scope not in key.scopes:
+            raise ForbiddenError(
+                f"key {key.name!r} has {', '.join(key.scopes)}, this needs {scope}: use another key"
+            )
+        return key.name
+
+    def known(self, authorization: str | None) -> Key:
+        """What is kept of the key that a request's `Authorization` header holds.
+
+        Raises:
+            UnauthenticatedError: there is no key, or an unknown one.
+        """
         kind, _, token = (authorization or "").partition(" ")
         if kind.lower() != "bearer" or not token:
             raise UnauthenticatedError(
@@ -79,11 +92,7 @@ class KeyRing:
         key = self._find(token.strip())
         if key is None:
             raise UnauthenticatedError("this key is unknown or revoked: ask for another one")
-        if scope not in key.scopes:
-            raise ForbiddenError(
-                f"key {key.name!r} has {', '.join(key.scopes)}, this needs {scope}: use another key"
-            )
-        return key.name
+        return key
 
     def _find(self, token: str) -> Key | None:
         digest = hashlib.sha256(token.encode()).hexdigest()

@@ -9,6 +9,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from typing import Generic, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import generate_latest
@@ -24,6 +25,7 @@ FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 _REQUEST_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 2.5, 10, 30)
 _STAGE_S = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 2.5)
 _FRESH_S = 60.0
+T = TypeVar("T")
 Later = Callable[[Callable[[], object]], object]
 """Runs a call in another thread."""
 
@@ -101,28 +103,46 @@ class Metrics:
         return generate_latest(registry) + (generate_latest(self._stored) if self._stored else b"")
 
 
-class _Stored(Collector):
-    """What the store holds. Looking it up reads every state, so it may be up to a minute old.
+class Fresh(Generic[T]):
+    """What is looked up in the store. That reads every key, so it may be up to a minute old.
 
     Only who asks first waits for it.
     """
 
-    def __init__(self, recommender: Recommender, later: Later) -> None:
-        self._recommender = recommender
+    def __init__(self, look_up: Callable[[], T], later: Later) -> None:
+        self._look_up = look_up
         self._later = later
         self._lock = threading.Lock()
-        self._found: CacheStats | None = None
+        self._found: T | None = None
         self._looked_up = 0.0
+
+    def get(self) -> tuple[T, float]:
+        """What was found, and how many seconds ago."""
+        with self._lock:
+            found = self._found or self._anew()
+            age_s = time.monotonic() - self._looked_up
+            if age_s > _FRESH_S:
+                self._looked_up = time.monotonic()
+                self._later(self._anew)
+        return found, age_s
+
+    def _anew(self) -> T:
+        found = self._look_up()
+        self._found, self._looked_up = found, time.monotonic()
+        return found
+
+
+class _Stored(Collector):
+    """What the store holds of the version that serves."""
+
+    def __init__(self, recommender: Recommender, later: Later) -> None:
+        self._stats: Fresh[CacheStats] = Fresh(recommender.stats, later)
 
     def describe(self) -> list[Metric]:
         return []  # or registering would look it up
 
     def collect(self) -> Iterator[Metric]:
-        with self._lock:
-            found = self._found or self._look_up()
-            if time.monotonic() - self._looked_up > _FRESH_S:
-                self._looked_up = time.monotonic()
-                self._later(self._look_up)
+        found, _ = self._stats.get()
         yield GaugeMetricFamily("gistrec_users", "Users with a state.", found.users)
         yield GaugeMetricFamily(
             "gistrec_state_bytes", "Stored bytes of all states.", found.bytes_total
@@ -133,8 +153,3 @@ class _Stored(Collector):
         each.add_metric(["0.5"], found.bytes_p50)
         each.add_metric(["0.99"], found.bytes_p99)
         yield each
-
-    def _look_up(self) -> CacheStats:
-        found = self._recommender.stats()
-        self._found, self._looked_up = found, time.monotonic()
-        return found

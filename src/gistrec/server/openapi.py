@@ -40,7 +40,8 @@ class Operation:
     method: str
     path: str
     call: Callable[..., Any]
-    """Its parameters (besides self) are some of `user_id`, `query` and `body`."""
+    """Its parameters (besides the service) are some of `user_id`, `name` (of the path), `query`,
+    `body` and `authorization` (the header)."""
     scope: Scope | None
     """What a key must have, where the server asks for keys; None: no key is asked for."""
     produces: str = "application/json"
@@ -140,6 +141,9 @@ def _inputs(operation: Operation, components: dict[str, Any]) -> dict[str, Any]:
                 "schema": text,
             }
         )
+    if "name" in operation.types:
+        described = {"description": "Name of the file.", "schema": {"type": "string"}}
+        parameters.append({"name": "name", "in": "path", "required": True, **described})
     if "query" in operation.types:
         for name, field in components[operation.types["query"].__name__]["properties"].items():
             field = dict(field)

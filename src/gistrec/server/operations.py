@@ -1,26 +1,17 @@
-"""The operations: what each one does, takes and gives, and its path."""
+"""The operations of users and of the service: what each one does, takes and gives."""
 
-import base64
-import functools
-import hashlib
-import re
 import time
 from collections.abc import Callable, Sequence
-from importlib.resources import files
-from typing import ParamSpec, TypeVar
-
-import msgspec
-from prometheus_client.exposition import CONTENT_TYPE_LATEST
-from starlette.responses import HTMLResponse
+from typing import NamedTuple, ParamSpec, TypeVar
 
 from gistrec import many
 from gistrec.errors import DataError
+from gistrec.holdings import Holdings, holdings
 from gistrec.recommender import Event, Recommender, Scored
-from gistrec.server import logs, openapi
+from gistrec.server import logs
 from gistrec.server.errors import NotFoundError, NotReadyError, SchemaError, detail
 from gistrec.server.gate import Gate
-from gistrec.server.metrics import Metrics
-from gistrec.server.openapi import Operation
+from gistrec.server.metrics import Fresh, Metrics
 from gistrec.server.schema import (
     MAX_PAIRS,
     Appended,
@@ -45,18 +36,21 @@ from gistrec.server.schema import (
     UserRanked,
 )
 from gistrec.server.settings import Settings
+from gistrec.views import Views
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
-def _timed(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> tuple[T, float]:
+def timed(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> tuple[T, float]:
+    """A call's result and its milliseconds."""
     started = time.perf_counter()
     result = call(*args, **kwargs)
     return result, round((time.perf_counter() - started) * 1e3, 3)
 
 
-def _items(scored: Sequence[Scored]) -> list[ScoredItem]:
+def scored_items(scored: Sequence[Scored]) -> list[ScoredItem]:
+    """Items as they are answered."""
     return [ScoredItem(s.item_id, s.score, s.title) for s in scored]
 
 
@@ -85,6 +79,16 @@ def _told(error: Exception) -> ErrorDetail:
     return told
 
 
+class Begun(NamedTuple):
+    """What a service answers from."""
+
+    recommender: Recommender
+    views: Views
+    """Of single users."""
+    holdings: Fresh[Holdings]
+    """What the store holds."""
+
+
 class Service:
     """The operations on one recommender. A signature is a schema, a docstring a summary.
 
@@ -98,13 +102,26 @@ class Service:
         self.gate = Gate(settings)
         self.ending = False
         """Whether /readyz says no because the server is about to end."""
-        self._recommender: Recommender | None = None
+        self._begun: Begun | None = None
 
     def begin(self, recommender: Recommender) -> None:
         """Answer for a recommender from now on."""
-        self.metered.watch(recommender, self.gate.aside.submit)
+        later = self.gate.aside.submit
+        self.metered.watch(recommender, later)
         recommender.rebuilds.on_wait = self.gate.step_aside
-        self._recommender = recommender
+        counted = Fresh(lambda: holdings(recommender.store), later)
+        self._begun = Begun(recommender, Views(recommender), counted)
+
+    @property
+    def begun(self) -> "Begun":
+        """What there is as soon as the model is loaded.
+
+        Raises:
+            NotReadyError: the model is being loaded.
+        """
+        if self._begun is None:
+            raise NotReadyError("the model is being loaded: try again when /readyz says ok")
+        return self._begun
 
     @property
     def recommender(self) -> Recommender:
@@ -113,15 +130,13 @@ class Service:
         Raises:
             NotReadyError: the model is being loaded.
         """
-        if self._recommender is None:
-            raise NotReadyError("the model is being loaded: try again when /readyz says ok")
-        return self._recommender
+        return self.begun.recommender
 
     def observe(self, user_id: str, body: NewEvents) -> Appended:
         """Append events to a user's history; with event ids or the expected length, only once."""
         events = _events(body)
         expected = body.expected_length
-        done, ms = _timed(self.recommender.observe, user_id, events, expected_length=expected)
+        done, ms = timed(self.recommender.observe, user_id, events, expected_length=expected)
         return Appended(done.length, done.state_bytes, done.log_bytes, ms)
 
     def observe_many(self, body: ManyEvents) -> ManyAppended:
@@ -133,7 +148,7 @@ class Service:
         requests = [
             many.NewEvents(user.user_id, _events(user), user.expected_length) for user in body.users
         ]
-        done, ms = _timed(many.observe_many, self.recommender, requests, self.gate.appending)
+        done, ms = timed(many.observe_many, self.recommender, requests, self.gate.appending)
         answers = [
             UserAppended(user, error=_told(one))
             if isinstance(one, Exception)
@@ -144,7 +159,7 @@ class Service:
 
     def recommend(self, user_id: str, query: RecommendQuery) -> Recommended:
         """Recommend items of the whole catalogue; a user without history gets an answer too."""
-        scored, ms = _timed(
+        scored, ms = timed(
             self.recommender.recommend,
             user_id,
             k=query.k,
@@ -152,12 +167,12 @@ class Service:
             at=query.at,
         )
         _, state_bytes, log_bytes = self.recommender.sizes(user_id)
-        return Recommended(_items(scored), state_bytes, log_bytes, ms)
+        return Recommended(scored_items(scored), state_bytes, log_bytes, ms)
 
     def rank(self, user_id: str, body: Candidates) -> Ranked:
         """Put candidate items in order for a user."""
-        scored, ms = _timed(self.recommender.rank, user_id, body.item_ids, at=body.at)
-        return Ranked(_items(scored), ms)
+        scored, ms = timed(self.recommender.rank, user_id, body.item_ids, at=body.at)
+        return Ranked(scored_items(scored), ms)
 
     def rank_many(self, body: ManyCandidates) -> ManyRanked:
         """Put candidate items in order for several users; each gets an answer or an error."""
@@ -174,32 +189,32 @@ class Service:
                 f"wrong request: {pairs} candidates of {len(requests)} users, allowed are "
                 f"{MAX_PAIRS} together: send several requests"
             )
-        done, ms = _timed(many.rank_many, self.recommender, requests)
+        done, ms = timed(many.rank_many, self.recommender, requests)
         answers = [
             UserRanked(request.user_id, error=_told(one))
             if isinstance(one, Exception)
-            else UserRanked(request.user_id, _items(one))
+            else UserRanked(request.user_id, scored_items(one))
             for request, one in zip(requests, done, strict=True)
         ]
         return ManyRanked(answers, ms)
 
     def describe(self, user_id: str) -> StateReport:
         """Say what is kept about a user."""
-        report, ms = _timed(self.recommender.describe, user_id)
+        report, ms = timed(self.recommender.describe, user_id)
         if report is None:
             raise _unknown_user(user_id)
         return StateReport(**report._asdict(), ms=ms)
 
     def drop_state(self, user_id: str) -> Forgotten:
         """Delete a user's state; the history stays, and the next request builds the state anew."""
-        found, ms = _timed(self.recommender.states.forget, user_id)
+        found, ms = timed(self.recommender.states.forget, user_id)
         if not found:
             raise NotFoundError(f"no state of user {user_id!r} is stored: nothing is to be deleted")
         return Forgotten(user_id, ms)
 
     def forget(self, user_id: str) -> Forgotten:
         """Erase a user: history, state, ids of events; nothing of the user is left in the store."""
-        found, ms = _timed(self.recommender.forget, user_id)
+        found, ms = timed(self.recommender.forget, user_id)
         if not found:
             raise _unknown_user(user_id)
         return Forgotten(user_id, ms)
@@ -207,7 +222,7 @@ class Service:
     def stats(self) -> Stats:
         """Name the model and its recipe, count users and bytes."""
         recommender = self.recommender
-        found, ms = _timed(recommender.stats)
+        found, ms = timed(recommender.stats)
         return Stats(
             backbone=str(recommender.backbone.spec),
             model=recommender.recipe.manifest.model,
@@ -236,49 +251,3 @@ class Service:
     def metrics(self) -> bytes:
         """Give the metrics as Prometheus text."""
         return self.metered.text()
-
-    async def dashboard(self) -> HTMLResponse:
-        """Show a page to try the recommender."""
-        page, policy = _dashboard()
-        return HTMLResponse(page, headers={"Content-Security-Policy": policy})
-
-    async def openapi(self) -> bytes:
-        """Describe this interface as an OpenAPI 3.1 document."""
-        return _openapi_json()
-
-
-OPERATIONS = (
-    Operation("POST", "/v1/users/{user_id}/events", Service.observe, "write"),
-    Operation("POST", "/v1/batch/events", Service.observe_many, "write", errors=(400,)),
-    Operation("GET", "/v1/users/{user_id}/recommendations", Service.recommend, "read"),
-    Operation("POST", "/v1/users/{user_id}/rank", Service.rank, "read"),
-    Operation("POST", "/v1/batch/rank", Service.rank_many, "read", errors=(400,)),
-    Operation("GET", "/v1/users/{user_id}/state", Service.describe, "read", errors=(404,)),
-    Operation("DELETE", "/v1/users/{user_id}/state", Service.drop_state, "admin", errors=(404,)),
-    Operation("DELETE", "/v1/users/{user_id}", Service.forget, "admin", errors=(404,)),
-    Operation("GET", "/v1/stats", Service.stats, "read"),
-    Operation("GET", "/healthz", Service.healthz, None),
-    Operation("GET", "/readyz", Service.readyz, None, aside=True),
-    Operation("GET", "/metrics", Service.metrics, "read", CONTENT_TYPE_LATEST, aside=True),
-    Operation("GET", "/", Service.dashboard, None, "text/html"),
-    Operation("GET", "/openapi.json", Service.openapi, None),
-)
-
-
-@functools.cache
-def _openapi_json() -> bytes:
-    return msgspec.json.encode(openapi.document(OPERATIONS))
-
-
-@functools.cache
-def _dashboard() -> tuple[str, str]:
-    """The page, and a policy that lets no script or style run but its own, in case of a slip."""
-    page = files("gistrec.server").joinpath("dashboard.html").read_text(encoding="utf-8")
-    sources = []
-    for tag in ("script", "style"):
-        (text,) = re.findall(f"<{tag}>(.*?)</{tag}>", page, re.DOTALL)
-        digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-        sources.append(f"{tag}-src 'sha256-{digest}'")
-    return page, "; ".join(
-        ["default-src 'none'", *sources, "connect-src 'self'", "img-src data:", "base-uri 'none'"]
-    )

@@ -1,10 +1,11 @@
 """What a server may be told beside its model and store."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from gistrec.errors import ConfigError
+from gistrec.server.budget import ResultFiles
 from gistrec.server.keys import KeyRing
 
 LogFormat = Literal["text", "json"]
@@ -33,6 +34,8 @@ class Settings:
     linger_s: float = 0.0
     """How long new requests are answered after SIGTERM, while /readyz says no already: time for a
     load balancer to notice."""
+    results: ResultFiles = field(default_factory=ResultFiles)
+    """What the dashboard's picture of bytes and accuracy is made of."""
     log_format: LogFormat | None = None
     """Log every request to stderr as a line of text or JSON; None: only what goes wrong."""
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from gistrec.catalogue import BUDGETS
 from gistrec.reference_docs import MADE
 from gistrec.registry import Family
-from gistrec.report import PARTS, how_measured
+from gistrec.report import PARTS
 from gistrec.standings._places import FOCUS, REFERENCE, Place, Standing, Standings, distinct
 from gistrec.standings._words import (
     claims,
@@ -16,7 +16,7 @@ from gistrec.standings._words import (
     said_of,
     with_interval,
 )
-from gistrec.summary import decimal, human_bytes
+from gistrec.summary import decimal, how_measured, human_bytes
 
 LEGEND = (
     "Share of the full model's NDCG@10 in %, offline, at the best setting within the budget (mean "
