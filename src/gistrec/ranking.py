@@ -57,6 +57,20 @@ def logits(
     return out
 
 
+def taught(backbone: Backbone, impressions: Impressions, *, max_len: int = 512) -> Impressions:
+    """The same impressions with a teacher's answers, for a student to learn.
+
+    Args:
+        backbone: The teacher, a ranker trained on these impressions.
+        impressions: Of which the training part is answered.
+        max_len: Events that are read at least.
+    """
+    numbers = impressions.part("train")
+    soft_NT = np.full(impressions.label_NT.shape, np.nan, np.float32)
+    soft_NT[numbers] = 1 / (1 + np.exp(-logits(backbone, impressions, numbers, max_len=max_len)))
+    return dataclasses.replace(impressions, soft_NT=soft_NT)
+
+
 @dataclasses.dataclass(frozen=True)
 class Replayed:
     """What states of a recipe answered."""

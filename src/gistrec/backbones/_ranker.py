@@ -126,15 +126,19 @@ class Ranker(Backbone):
         return self._logits(x_BND, y_BND, c_BND, m_BND, batch.length_BN)
 
     def loss(self, batch: Any, *, rng: torch.Generator | None = None) -> Tensor:
-        """Binary cross-entropy over the labels that are known, plus the ranker's own penalty."""
+        """Binary cross-entropy of what is known, and the ranker's own penalty.
+
+        What is known are labels and, of a student, its teacher's answers; both weigh the same.
+        """
         if not isinstance(batch, ImpressionBatch):
             raise DataError(
                 f"{self.spec.name} is trained on impressions with labels, not on a log of events: "
                 "give --data \"labelled(path='log.parquet', label='is_click')\""
             )
         logits_BNT, label_BNT = self.logits_of(batch), batch.label_BNT
-        known = ~label_BNT.isnan()
-        loss = F.binary_cross_entropy_with_logits(logits_BNT[known], label_BNT[known])
+        loss = _cross_entropy(logits_BNT, label_BNT)
+        if not batch.soft_BNT.isnan().all():
+            loss = (loss + _cross_entropy(logits_BNT, batch.soft_BNT)) / 2
         return loss + self.penalty()
 
     @torch.no_grad()
@@ -192,6 +196,11 @@ class Ranker(Backbone):
         known = (1 + length.float()).log()[..., None] / 10
         logits: Tensor = self.out(self.hidden(torch.cat([x, y, y * x, c, m, known], -1)))
         return logits
+
+
+def _cross_entropy(logits_BNT: Tensor, wanted_BNT: Tensor) -> Tensor:
+    known = ~wanted_BNT.isnan()
+    return F.binary_cross_entropy_with_logits(logits_BNT[known], wanted_BNT[known])
 
 
 def event_tensors(events: History) -> tuple[Tensor, Tensor, Tensor]:

@@ -65,6 +65,8 @@ class ImpressionBatch:
     """Feature rows, -1 where missing."""
     label_BNT: Tensor
     """1, 0, or nan where not known or there is no impression."""
+    soft_BNT: Tensor
+    """A teacher's chance of each label, nan where there is none."""
     number_BN: Tensor
     """Which impression it is, -1 where there is none."""
 
@@ -104,6 +106,8 @@ class Impressions:
     """C names."""
     feature_VF: Ints = dataclasses.field(default_factory=lambda: np.zeros((0, 0), np.int64))
     """Feature rows of items, -1 where there are fewer."""
+    soft_NT: Labels | None = None
+    """What a teacher says of each label, 0..1, for a student to learn."""
 
     def __len__(self) -> int:
         return len(self.user)
@@ -216,6 +220,9 @@ class Impressions:
             position[b, : len(numbers)] = self.history_end[numbers] - first - 1
         there = number >= 0
         label = np.where(there[..., None], self.label_NT[number], np.nan)
+        soft = np.full_like(label, np.nan)
+        if self.soft_NT is not None:
+            soft = np.where(there[..., None], self.soft_NT[number], np.nan)
         found = (
             item,
             action,
@@ -226,6 +233,7 @@ class Impressions:
             self.lengths[number],
             np.where(there[..., None], self.context_NC[number], -1),
             label.astype(np.float32),
+            soft.astype(np.float32),
             number,
         )
         return ImpressionBatch(*(torch.from_numpy(np.ascontiguousarray(a)) for a in found))

@@ -14,6 +14,7 @@ import torch
 from gistrec import backbones, codecs
 from gistrec.backbones import Backbone
 from gistrec.dataset import History
+from gistrec.errors import ConfigError
 from gistrec.events import Events
 from gistrec.impressions import Impressions, gather
 from gistrec.testing.backbones import NUM_ITEMS, StateTests, random_history
@@ -55,7 +56,8 @@ def build(spec: str, *, num_items: int = NUM_ITEMS) -> Backbone:
         net = backbones.build(spec, num_items=num_items)
         for parameter in net.parameters():
             torch.nn.init.normal_(parameter, std=0.2)
-    return net.eval()
+    net.eval().finish()
+    return net
 
 
 class RankerTests(StateTests):
@@ -71,6 +73,11 @@ class RankerTests(StateTests):
         """A ranker has no list for everybody; it answers, with numbers."""
         assert bool(backbone.score([backbone.empty()]).isfinite().all())
 
+    def test_products_of_vectors_are_scores(self, backbone: Backbone) -> None:
+        """A ranker's candidates meet the history before they are scored: they have no vectors."""
+        with pytest.raises(ConfigError, match="has no item vectors"):
+            backbone.item_vectors()
+
     def test_actions_are_told_apart(self, backbone: Backbone) -> None:
         history = acted_history(12)
         assert history.action is not None
@@ -82,6 +89,7 @@ class RankerTests(StateTests):
         shown = taste_impressions()
         net = build(f"{self.spec[:-1]}, item_features=2)", num_items=shown.num_items)
         net.set_features(torch.from_numpy(shown.feature_VF))
+        net.finish()
         numbers = np.arange(0, len(shown), 7)
         for batch in shown.batches(batch_tokens=600, max_len=64, numbers=numbers):
             in_training = net.logits_of(batch)  # type: ignore[operator]  # of rankers
