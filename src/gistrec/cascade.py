@@ -69,9 +69,7 @@ class Cascade:
             store: Its URL.
         """
         recommender = Recommender.load(model, store=store)
-        shared = recommender.store, recommender.settings, Watch(), recommender.rebuilds
-        opened = [(Served(*version_in(Path(path)), *shared), count) for path, count in rankers]
-        return cls(recommender, opened)
+        return cls(recommender, [(_beside(recommender, path), count) for path, count in rankers])
 
     def recommend(
         self,
@@ -124,6 +122,13 @@ class Cascade:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+
+def _beside(recommender: Recommender, path: str | Path) -> Served:
+    """A model on the same log, with states of its own."""
+    model, recipe = version_in(Path(path))
+    store, settings, rebuilds = recommender.store, recommender.settings, recommender.rebuilds
+    return Served(model, recipe, store, settings, Watch(), rebuilds)
 
 
 def _stage(served: Served, candidates: int, begun: float) -> Stage:
