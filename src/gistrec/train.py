@@ -132,6 +132,8 @@ class Progress:
     loss: float
     """Mean loss of the epoch so far."""
     tokens_per_s: float
+    step: int
+    """Steps done, of all epochs."""
 
 
 def train(
@@ -247,7 +249,8 @@ def _loop(
             if report is not None:
                 fraction = (epoch + (done + 1) / len(batches)) / training.epochs
                 rate = tokens / (time.perf_counter() - begun)
-                report(Progress(epoch, fraction, total / (done + 1), rate))
+                step = epoch * len(batches) + done + 1
+                report(Progress(epoch, fraction, total / (done + 1), rate, step))
         if folder is not None and epoch + 1 < training.epochs:
             seconds = time.process_time() - clock
             _checkpoint(Path(folder), net, optimizer, training, epoch + 1, seconds)

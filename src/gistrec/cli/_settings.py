@@ -14,6 +14,8 @@ from gistrec.cli._output import Work
 from gistrec.errors import ConfigError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from gistrec.dataset import Dataset
     from gistrec.train import Model, Progress
 
@@ -102,7 +104,13 @@ def run_of(
 
 
 def trained(
-    dataset: "Dataset", run: dict[str, Any], folder: Path, work: Work, **about: Any
+    dataset: "Dataset",
+    run: dict[str, Any],
+    folder: Path,
+    work: Work,
+    *,
+    also: "Callable[[Progress], None] | None" = None,
+    **about: Any,
 ) -> "Model":
     """The model of a run: trained, or its training resumed, or as it is found in the folder.
 
@@ -111,6 +119,7 @@ def trained(
         run: As `run_of` gives it.
         folder: The model folder. `run.toml` beside the model says what the run was.
         work: Where progress goes.
+        also: Told of the progress, too.
         **about: More that `run.toml` should say.
 
     Raises:
@@ -135,6 +144,8 @@ def trained(
         def report(at: "Progress") -> None:
             now = f"loss {at.loss:.4f}, {at.tokens_per_s:,.0f} events/s"
             progress.update(bar, completed=at.fraction, now=now)
+            if also is not None:
+                also(at)
 
         return train(dataset, run["backbone"], folder=folder, report=report, **settings)
 

@@ -83,8 +83,7 @@ def plan(
             key = hashlib.sha256(json.dumps(run).encode()).hexdigest()[:8]
             folder = out.with_name(f"{out.stem}-model-{key}")
             work.note(f"training {spec}")
-            about = {"data": data, "min_events": min_events}
-            models[folder] = trained(dataset, run, folder, work, **about)
+            models[folder] = trained(dataset, run, folder, work, data=data, min_events=min_events)
     with work.progress(MofNCompleteColumn(), TextColumn("{task.fields[best]}")) as progress:
         bar = progress.add_task("recipes", total=trials, best="")
         best = 0.0

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gistrec.cli._output import Output, aligned
+from rich.progress import MofNCompleteColumn
+
+from gistrec.cli._output import Work, aligned
 from gistrec.errors import DataError
 
 if TYPE_CHECKING:
@@ -23,14 +25,17 @@ def report(
     *,
     html: Path | None = None,
     markdown: bool = False,
-    output: Output = Output(),
+    log_to: str | None = None,
+    work: Work = Work(),
 ) -> None:
-    """Show what `bench` measured, as a table or as a page.
+    """Show what `bench` measured, as a table or as a page, or tell a tracker.
 
     Args:
         results: File of result rows.
         html: Write a page that needs no network to this file.
         markdown: Print full Markdown tables instead of a short one.
+        log_to: Tell every row, as a run, to mlflow (at MLFLOW_TRACKING_URI) or
+            "tensorboard(folder='runs')"; those that are there already are left out.
     """
     from gistrec import results as files
     from gistrec.report import to_html, to_markdown
@@ -48,7 +53,15 @@ def report(
         os.replace(part, html)
         document["html"] = str(html)
         text += f"\n\nopen {html} in a browser"
-    output.show(document, text)
+    if log_to is not None:
+        from gistrec.trackers import push, tracker
+
+        to = tracker(log_to)
+        with work.progress(MofNCompleteColumn()) as progress:
+            bar = progress.add_task("rows", total=len(rows))
+            document["told"] = push(rows, to, report=lambda: progress.advance(bar))
+        text += f"\n\n{document['told']} of {len(rows)} rows were new to {log_to}"
+    work.show(document, text)
 
 
 def catalogues(rows: Sequence["Row"]) -> dict[tuple[str, str], str]:

@@ -1,5 +1,6 @@
 """`gistrec train`: fit a model to a log, and a recipe to the model."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -34,6 +35,7 @@ def train(
     holdout: int = 1,
     min_events: int = 5,
     codec: str | None = None,
+    log_to: str | None = None,
     config: Annotated[Path | None, Parameter(name=["--config", "--run"])] = None,
     settings: TrainingSettings = TrainingSettings(),
     work: Work = Work(),
@@ -52,38 +54,45 @@ def train(
             choose settings without a look at the last target, 0 to train on everything.
         min_events: Users with fewer events are left out.
         codec: Codecs that states are stored with; fitted and saved in the model folder.
+        log_to: Tell the training to mlflow (at MLFLOW_TRACKING_URI) or to
+            "tensorboard(folder='runs')"; pip install "gistrec[mlflow]" or "gistrec[tensorboard]".
         config: TOML file with options of this command (`learning_rate = 0.001`), such as a run file
             of `gistrec plan` or a model's run.toml; flags override it.
     """
     from gistrec import codecs, metrics
     from gistrec.build import fit_recipe
     from gistrec.evaluate import evaluate
+    from gistrec.trackers import steps_to, tracker
 
     if codec is not None:
         codec = str(codecs.parse(codec))  # wrong ones are told before the training
+    told = None if log_to is None else tracker(log_to)
     dataset = dataset_of(data, min_events)
     run = run_of(dataset, backbone, settings, epochs=epochs, holdout=holdout)
     about = {"data": data, "min_events": min_events, "codec": codec}
-    model = trained(dataset, run, out, work, **about)
-    if codec is not None:
-        work.note(f"fitting {codec}")
-        fit_recipe(model, dataset, codec).save(out / "recipe")
-    document: dict[str, Any] = {
-        "model": str(out),
-        "backbone": run["backbone"],
-        "codec": codec,
-        "train_seconds": model.seconds,
-    }
-    text = f"{out}: {run['backbone']}" + (f", states as {codec}" if codec else "")
-    if holdout:
-        work.note("measuring accuracy on what was held out")
-        split = dataset.split(settings.scheme, holdout=holdout - 1)
-        found = evaluate(model.backbone, dataset, split, scheme=settings.scheme)
-        low, high = metrics.interval(found["ndcg_10"])
-        document |= {name: float(values.mean()) for name, values in found.items()}
-        document |= {"interval": (low, high), "users": len(split)}
-        text += (
-            f"\nNDCG@10 {document['ndcg_10']:.4f} ({low:.4f} to {high:.4f}), "
-            f"HR@10 {document['hr_10']:.4f}, {len(split):,} users, whole catalogue ranked"
-        )
+    with nullcontext() if told is None else told.run(out.name, about | run) as log:
+        model = trained(dataset, run, out, work, also=log and steps_to(log), **about)
+        if codec is not None:
+            work.note(f"fitting {codec}")
+            fit_recipe(model, dataset, codec).save(out / "recipe")
+        document: dict[str, Any] = {
+            "model": str(out),
+            "backbone": run["backbone"],
+            "codec": codec,
+            "train_seconds": model.seconds,
+        }
+        text = f"{out}: {run['backbone']}" + (f", states as {codec}" if codec else "")
+        if holdout:
+            work.note("measuring accuracy on what was held out")
+            split = dataset.split(settings.scheme, holdout=holdout - 1)
+            found = evaluate(model.backbone, dataset, split, scheme=settings.scheme)
+            low, high = metrics.interval(found["ndcg_10"])
+            means = {name: float(values.mean()) for name, values in found.items()}
+            if log is not None:
+                log(means, 0)
+            document |= {**means, "interval": (low, high), "users": len(split)}
+            text += (
+                f"\nNDCG@10 {document['ndcg_10']:.4f} ({low:.4f} to {high:.4f}), "
+                f"HR@10 {document['hr_10']:.4f}, {len(split):,} users, whole catalogue ranked"
+            )
     work.show(document, f"{text}\nserve it: gistrec serve --model {out}")
