@@ -12,7 +12,6 @@ import resource
 import sys
 import tempfile
 import time
-import warnings
 from pathlib import Path
 
 from gistrec import results
@@ -36,7 +35,6 @@ def resident_bytes() -> int:
 
 
 def of_parsers(count: int, seed: int) -> dict[str, object]:
-    warnings.simplefilter("ignore", SyntaxWarning)  # Python's own, of numbers in damaged specs
     begun, refused, crashes, sizes = time.monotonic(), 0, [], []
     for step in range(STEPS):
         found = fuzz(count // STEPS, seed=seed + step)

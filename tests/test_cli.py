@@ -141,6 +141,8 @@ def test_version(run: Run):
         (["train", "--data", "nowhere.csv", "--out", "m", "--codec", "itn8"], "mean 'int8'"),
         (["train", "--data", "synthetic(user=3)", "--out", "m"], "did you mean 'users'"),
         (["train", "--data", "synthetic(users)", "--out", "m"], "got an option without a name"),
+        (["train", "--data", "synthetic(users=9or 1)", "--out", "m"], "invalid decimal literal"),
+        (["train", "--data", r"csv(path='\data')", "--out", "m"], "invalid escape sequence"),
         (["bench", "--data", LOG], "give either --model FOLDER or --backbone SPEC"),
         (["bench", "--data", LOG, "--model", "m", "--backbone", "hstu"], "give either --model"),
         (["bench", "--data", LOG, "--model", "m", "--seed", "1"], "--model is trained already"),

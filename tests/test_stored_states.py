@@ -22,7 +22,7 @@ def store():
         yield opened
 
 
-def every(store, version):
+def every(store, version=None):
     return [state for states in states_of(store, version) for state in states]
 
 
@@ -50,6 +50,9 @@ def test_versions_and_states(store):
     assert [state.nbytes for state in found] == list(range(600))
     assert [state.user_id for state in found] == [f"u{n:03}/\n" for n in range(600)]
     assert every(store, "0000000c") == []
+    of_all = every(store, UNVERSIONED) + found + every(store, B)
+    assert every(store) == of_all
+    assert len(of_all) == 603
 
 
 def test_removed_as_they_were_found(store):

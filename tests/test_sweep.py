@@ -5,6 +5,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from gistrec.errors import ConfigError
 from gistrec.history_log import HistoryLog
 from gistrec.recipe import Recipe
 from gistrec.recommender import Event, Recommender, identity_recipe
@@ -12,7 +13,7 @@ from gistrec.state_cache import StateCache
 from gistrec.store_settings import StoreSettings
 from gistrec.stored_states import states_of
 from gistrec.stores import open_store
-from gistrec.sweep import sweep, sweeping
+from gistrec.sweep import drop, sweep, sweeping
 from gistrec.testing.data import sample_state, stride_dataset
 from gistrec.testing.servers import valkey_server
 from gistrec.train import train
@@ -271,3 +272,25 @@ def test_requests_go_on_while_their_states_are_evicted(model, url):
         thread.join()
         assert sum(swept) > 3
         assert recommender.counts["corrupt"] == recommender.counts["stale"] == 0
+
+
+def test_a_version_is_dropped_and_a_killed_run_can_be_repeated(store):
+    class Killed(Exception):
+        pass
+
+    def kill(count):
+        raise Killed
+
+    one, other = (
+        fill(store, range(600), state=STATES[4], spec=spec) for spec in ("identity()", "int8()")
+    )
+    with pytest.raises(Killed):
+        drop(store, one.version, report=kill)
+    left = one.stats()
+    assert 0 < left.users < 600
+    assert drop(store, one.version) == (left.users, left.bytes_total)
+    assert other.stats().users == 600
+    assert list(store.keys(f"s{one.version}")) == list(store.keys(f"q{one.version}")) == []
+    assert StoreSettings(store).read().versions.keys() == {other.version}
+    with pytest.raises(ConfigError, match=f"it has those of {other.version}"):
+        drop(store, one.version)

@@ -14,6 +14,7 @@ import difflib
 import importlib
 import inspect
 import pkgutil
+import warnings
 from collections.abc import Iterable
 from functools import cache
 from importlib.metadata import entry_points
@@ -64,7 +65,9 @@ def parse_spec(text: str) -> list[Spec]:
         )
 
     try:
-        node = ast.parse(text.strip(), mode="eval").body
+        # `1or 2` and '\\d' are but warnings to Python, which would be printed
+        with warnings.catch_warnings(action="error"):
+            node = ast.parse(text.strip(), mode="eval").body
     except SyntaxError as error:
         raise fail(error.msg) from None
     calls: list[ast.expr] = []

@@ -46,23 +46,29 @@ def versions_in(store: StateStore) -> list[str]:
     return sorted({match[1] or UNVERSIONED for match in found if match})
 
 
-def states_of(store: StateStore, version: str) -> Iterator[list[StoredState]]:
-    """All states of a version, a few hundred at a time, in the order of the users' ids."""
-    prefixes = state_key(version, ""), block_key(version, "")
-    users = heapq.merge(*(_users(store, prefix) for prefix in prefixes), key=str.encode)
-    distinct = (user for user, _ in itertools.groupby(users))
+def states_of(store: StateStore, version: str | None = None) -> Iterator[list[StoredState]]:
+    """All states of a version, or of all, a few hundred at a time, by version and user.
+
+    Goes through the store's keys twice.
+    """
+    part_of_key = "" if version is None else state_key(version, "")[1:]
+    names = heapq.merge(*(_names(store, kind + part_of_key) for kind in "sq"))
+    distinct = (name for name, _ in itertools.groupby(names))
     while part := list(itertools.islice(distinct, _PER_READ)):
-        keys = [prefix + user for prefix in prefixes for user in part]
+        users = [(name or UNVERSIONED, user.decode()) for name, user in part]
+        keys = [key(*user) for key in (state_key, block_key) for user in users]
         found = store.sizes(keys)
         states = []
-        for user, entry, block in zip(part, found[: len(part)], found[len(part) :], strict=True):
+        for user, entry, block in zip(users, found[: len(part)], found[len(part) :], strict=True):
             nbytes = sum(size.nbytes for size in (entry, block) if size)
-            states.append(StoredState(user, version, nbytes, entry.version if entry else 0))
+            states.append(StoredState(user[1], user[0], nbytes, entry.version if entry else 0))
         yield states
 
 
-def _users(store: StateStore, prefix: str) -> Iterator[str]:
-    return (key.removeprefix(prefix) for key in store.keys(prefix))
+def _names(store: StateStore, prefix: str) -> Iterator[tuple[str, bytes]]:
+    """Version, "" for none, and user, in that order, of keys with a prefix."""
+    found = (_KEY.fullmatch(key) for key in store.keys(prefix))
+    return ((match[1] or "", match[2].encode()) for match in found if match)
 
 
 def remove(store: StateStore, states: Sequence[StoredState]) -> list[StoredState]:

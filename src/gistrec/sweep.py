@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from gistrec.errors import ConflictError, GistrecError
+from gistrec.errors import ConfigError, ConflictError, GistrecError
 from gistrec.history_log import HistoryLog
 from gistrec.store_settings import StoreSettings
 from gistrec.stored_states import UNVERSIONED, StoredState, remove, states_of, versions_in
@@ -62,7 +62,7 @@ def sweep(store: StateStore, *, report: Callable[[int], None] | None = None) -> 
     used_before = time.time() - (limits.state_ttl_s or float("inf"))
     expired = orphaned = 0
     bytes_by_second: collections.Counter[int] = collections.Counter()
-    for states in _all_states(store):
+    for states in states_of(store):
         heads = HistoryLog(store).last_writes([state.user_id for state in states])
         orphans = [s for s, head in zip(states, heads, strict=True) if not head or _is_part(s)]
         old = [s for s in states if _used_at(store, s) < used_before and s not in orphans]
@@ -76,6 +76,45 @@ def sweep(store: StateStore, *, report: Callable[[int], None] | None = None) -> 
         evicted, freed = _evict(store, bytes_by_second, left - limits.state_budget_bytes, told)
         left -= freed
     return Swept(expired, evicted, orphaned, forgotten, left)
+
+
+def drop(
+    store: StateStore, version: str, *, report: Callable[[int], None] | None = None
+) -> tuple[int, int]:
+    """Remove all states of a version; may be killed and repeated.
+
+    Args:
+        store: From which.
+        version: By name, or `unversioned` for those written before versions had names.
+        report: Called with the number of states that were removed since the last call.
+
+    Returns:
+        How many states and bytes were removed.
+
+    Raises:
+        ConfigError: the store knows no such version, or it is the one that serves.
+    """
+    settings = StoreSettings(store)
+    known = settings.read()
+    names = {*versions_in(store), *known.versions}
+    if version not in names:
+        raise ConfigError(
+            f"the store has no states of version {version!r}: it has those of "
+            f"{', '.join(sorted(names)) or 'none'}"
+        )
+    if version == known.serving:
+        raise ConfigError(
+            f"version {version} serves: switch to another first, gistrec state switch"
+        )
+    states = nbytes = 0
+    for part in states_of(store, version):
+        removed = remove(store, part)
+        states += len(removed)
+        nbytes += sum(state.nbytes for state in removed)
+        if report is not None:
+            report(len(removed))
+    settings.unregister(version)
+    return states, nbytes
 
 
 @contextlib.contextmanager
@@ -106,10 +145,6 @@ def sweeping(store: StateStore, *, every_s: float = 300.0) -> Iterator[None]:
         thread.join()
 
 
-def _all_states(store: StateStore) -> Iterator[list[StoredState]]:
-    return itertools.chain.from_iterable(states_of(store, name) for name in versions_in(store))
-
-
 def _is_part(state: StoredState) -> bool:
     return not state.entry_version or state.version == UNVERSIONED
 
@@ -131,7 +166,7 @@ def _evict(
         surplus -= of_last
         last, of_last = next(seconds)
     evicted = freed = 0
-    for states in _all_states(store):
+    for states in states_of(store):
         chosen = []
         for state in states:
             second = int(_used_at(store, state))

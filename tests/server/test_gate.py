@@ -101,8 +101,8 @@ def test_a_request_that_waited_too_long_was_not_begun(serving, busy, many) -> No
     assert response.status_code == 503
     assert response.headers["retry-after"] == "1"
     assert response.json()["error"]["type"] == "NotBegunError"
-    busy.hold.set()
     assert first.result().status_code == 504
+    busy.hold.set()
     wait_until(lambda: open_requests(http) == 0)
     assert len(busy.histories["ann"]) == 1
 

@@ -5,13 +5,14 @@ from pathlib import Path
 import msgspec
 
 from gistrec import server
+from gistrec.server.keys import KeyRing, add_key
 from gistrec.server.openapi import document
 from gistrec.server.routes import OPERATIONS
 
 
 def test_openapi_documents_every_route_and_no_other(http) -> None:
     described = http("GET", "/openapi.json").json()
-    assert described == json.loads(msgspec.json.encode(document(OPERATIONS)))
+    assert described == json.loads(msgspec.json.encode(document(OPERATIONS, keys=False)))
     documented = {
         (path, method.upper()) for path, methods in described["paths"].items() for method in methods
     }
@@ -36,7 +37,6 @@ def test_openapi_is_strict_about_input(http) -> None:
     assert [p["name"] for p in recommend["parameters"]] == ["user_id", "k", "exclude_seen", "at"]
     limits = {"type": "integer", "minimum": 1, "maximum": 1000, "default": 10}
     assert recommend["parameters"][1]["schema"] == limits
-    described["components"].pop("securitySchemes")
     references = set(re.findall(r'"#/components/schemas/(\w+)"', json.dumps(described)))
     assert references == set(schemas)
 
@@ -48,8 +48,20 @@ def test_http_reference_is_up_to_date() -> None:
     )
 
 
-def test_openapi_names_the_scope_of_every_operation(http) -> None:
+def test_openapi_asks_for_no_key_where_the_server_does_not(http) -> None:
     described = http("GET", "/openapi.json").json()
+    assert "securitySchemes" not in described["components"]
+    for methods in described["paths"].values():
+        for operation in methods.values():
+            assert operation["security"] == []
+            assert not {"401", "403"} & operation["responses"].keys()
+
+
+def test_openapi_names_the_scope_of_every_operation(serving, fake, tmp_path: Path) -> None:
+    add_key(tmp_path / "keys", "shop", ["read"])
+    http = serving(fake, keys=KeyRing(tmp_path / "keys"))
+    described = http("GET", "/openapi.json").json()
+    assert {"401", "403"} < described["paths"]["/v1/stats"]["get"]["responses"].keys()
     assert described["components"]["securitySchemes"]["key"]["scheme"] == "bearer"
     asked = {
         operation["operationId"]: operation["security"]

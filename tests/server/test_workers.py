@@ -4,6 +4,7 @@ import functools
 import os
 import re
 import signal
+import socket
 import time
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from gistrec import server
 from gistrec.errors import DataError
 from gistrec.recommender import Recommender
 from gistrec.server import workers
+from gistrec.server.running import run
+from gistrec.server.settings import Settings
 
 pytestmark = pytest.mark.slow
 
@@ -62,6 +65,7 @@ def test_workers_share_users_and_metrics_and_are_replaced(two) -> None:
     answer = httpx.post(f"{two.url}/v1/users/ann/events", json=body, timeout=60).json()
     assert answer["length"] == 41
     assert requests_counted(two.url) == 41  # those of the dead one still count
+    assert 'gistrec_rebuilds{state="running"} 0.0' in httpx.get(f"{two.url}/metrics").text
     code, out, err = two.stop()
     assert (code, out) == (0, "")
     assert re.fullmatch(
@@ -76,6 +80,27 @@ def test_workers_end_when_nobody_watches_them(two) -> None:
     wait_for(lambda: not any(Path(f"/proc/{pid}").exists() and running(pid) for pid in pids))
     with pytest.raises(httpx.ConnectError):
         httpx.get(f"{two.url}/healthz")
+
+
+def test_the_pause_before_a_worker_is_replaced_does_not_keep_from_ending(
+    model, monkeypatch, tmp_path
+):
+    monkeypatch.setattr(workers, "_PAUSE_S", 3600)
+    monkeypatch.setattr(workers.log, "error", lambda *said: os.kill(os.getpid(), signal.SIGTERM))
+    model.save(tmp_path / "model")
+    load = functools.partial(
+        Recommender.load, tmp_path / "model", store=f"lmdb://{tmp_path / 'users'}?map_size=64m"
+    )
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        workers.supervise(
+            run,
+            (load, listener, None, Settings()),
+            2,
+            ready=lambda: os.kill(children(os.getpid())[0], signal.SIGKILL),
+            ending=listener.close,
+            patience_s=60,
+        )
+    assert not children(os.getpid())
 
 
 def running(pid: int) -> bool:

@@ -1,5 +1,4 @@
 import contextlib
-import warnings
 
 import pytest
 from hypothesis import given, settings
@@ -7,13 +6,6 @@ from hypothesis import strategies as st
 
 from gistrec.errors import GistrecError
 from gistrec.testing.fuzz import Parser, fuzz, parsers
-
-
-@pytest.fixture(autouse=True)
-def python_warns_of_numbers_in_specs():
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", SyntaxWarning)
-        yield
 
 
 @pytest.mark.parametrize("name", parsers())

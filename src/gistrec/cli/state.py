@@ -151,12 +151,12 @@ def stats(*, store: str, project_users: int | None = None, work: Work = Work()) 
         project_users: Say as well what so many users would take, if they were like those that are
             there.
     """
-    from gistrec.holdings import holdings
+    from gistrec.store_stats import store_stats
     from gistrec.stores import open_store
 
     with open_store(store) as opened, work.progress("{task.completed:,} entries") as progress:
         bar = progress.add_task("counting", total=None)
-        found = holdings(opened, report=lambda entries: progress.advance(bar, entries))
+        found = store_stats(opened, report=lambda entries: progress.advance(bar, entries))
     rows = [("history log", "", found.log)]
     rows += [(v.version + "*" * v.serving, v.codec, v.states) for v in found.versions]
     head = ["", "codec", "users", "bytes", "p50", "p99"]
@@ -199,8 +199,8 @@ def drop(version: str, /, *, store: str, work: Work = Work()) -> None:
         version: As `gistrec state stats` names it; `unversioned` are those of earlier gistrecs.
         store: URL of the store.
     """
-    from gistrec.holdings import drop as drop_states
     from gistrec.stores import open_store
+    from gistrec.sweep import drop as drop_states
 
     with open_store(store) as opened, work.progress("{task.completed:,} states") as progress:
         bar = progress.add_task("dropping", total=None)

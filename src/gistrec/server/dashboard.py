@@ -9,7 +9,6 @@ from importlib.resources.abc import Traversable
 
 from starlette.responses import Response
 
-from gistrec.holdings import Bytes, VersionBytes
 from gistrec.served import Served
 from gistrec.server.errors import NotFoundError
 from gistrec.server.keys import SCOPES
@@ -29,6 +28,7 @@ from gistrec.server.shown import (
     VersionReport,
     Versions,
 )
+from gistrec.store_stats import Bytes, VersionBytes
 from gistrec.views import Kept
 
 _TYPES = {
@@ -93,7 +93,7 @@ def access(service: Service, authorization: str | None) -> Access:
 def versions(service: Service) -> Versions:
     """Count users and bytes of the store by version; up to a minute old."""
     recommender = service.recommender
-    (found, age_s), ms = timed(service.begun.holdings.get)
+    (found, age_s), ms = timed(service.begun.stored.get)
     here = recommender.versions
     counted = {version.version: version for version in found.versions}
     serving = recommender.served.version

@@ -78,8 +78,13 @@ class Operation:
         return sorted(found)
 
 
-def document(operations: Sequence[Operation]) -> dict[str, Any]:
-    """The OpenAPI 3.1 document."""
+def document(operations: Sequence[Operation], *, keys: bool = True) -> dict[str, Any]:
+    """The OpenAPI 3.1 document.
+
+    Args:
+        operations: What is described.
+        keys: Whether the server asks for keys.
+    """
     structs = {
         t
         for operation in operations
@@ -95,13 +100,13 @@ def document(operations: Sequence[Operation]) -> dict[str, Any]:
         paths.setdefault(operation.path, {})[operation.method.lower()] = {
             "operationId": operation.id,
             "summary": operation.summary,
-            "security": [{"key": [operation.scope]}] if operation.scope else [],
+            "security": [{"key": [operation.scope]}] if operation.scope and keys else [],
             **_inputs(operation, components),
-            "responses": _responses(operation),
+            "responses": _responses(operation, keys),
         }
     for query in {o.types["query"].__name__ for o in operations if "query" in o.types}:
         del components[query]
-    return {
+    found: dict[str, Any] = {
         "openapi": "3.1.0",
         "info": {
             "title": "gistrec",
@@ -109,18 +114,18 @@ def document(operations: Sequence[Operation]) -> dict[str, Any]:
             "description": "Recommendations from states of a few bytes per user.",
         },
         "paths": paths,
-        "components": {
-            "schemas": components,
-            "securitySchemes": {
-                "key": {
-                    "type": "http",
-                    "scheme": "bearer",
-                    "description": "A key of `gistrec keys add`, where the server asks for keys; "
-                    f"its scopes are some of {', '.join(SCOPES)}.",
-                }
-            },
-        },
+        "components": {"schemas": components},
     }
+    if keys:
+        found["components"]["securitySchemes"] = {
+            "key": {
+                "type": "http",
+                "scheme": "bearer",
+                "description": "A key of `gistrec keys add`; its scopes are some of "
+                f"{', '.join(SCOPES)}.",
+            }
+        }
+    return found
 
 
 def _ref(struct: type[Struct]) -> dict[str, Any]:
@@ -156,7 +161,7 @@ def _inputs(operation: Operation, components: dict[str, Any]) -> dict[str, Any]:
     return inputs
 
 
-def _responses(operation: Operation) -> dict[str, Any]:
+def _responses(operation: Operation, keys: bool) -> dict[str, Any]:
     returns = operation.types["return"]
     if issubclass(returns, Struct):
         content, description = _ref(returns), inspect.getdoc(returns)
@@ -167,6 +172,8 @@ def _responses(operation: Operation) -> dict[str, Any]:
         "200": {"description": description, "content": {operation.produces: content}}
     }
     for status in operation.statuses:
+        if status in (401, 403) and not keys:
+            continue
         responses[str(status)] = {
             "description": MEANING[status],
             "content": {"application/json": _ref(schema.ErrorAnswer)},

@@ -6,7 +6,6 @@ from typing import NamedTuple, ParamSpec, TypeVar
 
 from gistrec import many
 from gistrec.errors import DataError
-from gistrec.holdings import Holdings, holdings
 from gistrec.recommender import Event, Recommender, Scored
 from gistrec.server import logs
 from gistrec.server.errors import NotFoundError, NotReadyError, SchemaError, detail
@@ -36,6 +35,7 @@ from gistrec.server.schema import (
     UserRanked,
 )
 from gistrec.server.settings import Settings
+from gistrec.store_stats import StoreStats, store_stats
 from gistrec.views import Views
 
 P = ParamSpec("P")
@@ -85,7 +85,7 @@ class Begun(NamedTuple):
     recommender: Recommender
     views: Views
     """Of single users."""
-    holdings: Fresh[Holdings]
+    stored: Fresh[StoreStats]
     """What the store holds."""
 
 
@@ -109,7 +109,7 @@ class Service:
         later = self.gate.aside.submit
         self.metered.watch(recommender, later)
         recommender.rebuilds.on_wait = self.gate.step_aside
-        counted = Fresh(lambda: holdings(recommender.store), later)
+        counted = Fresh(lambda: store_stats(recommender.store), later)
         self._begun = Begun(recommender, Views(recommender), counted)
 
     @property

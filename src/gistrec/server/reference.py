@@ -39,6 +39,13 @@ rewritten.
   (`NotBegunError`) if all that time others were worked on, 504 (`DeadlineError`) if it was begun.
   Only the last may have done something: repeat an append with the same event ids or
   `expected_length`, and nothing is logged twice.
+- **Slow headers**: the time of a request begins when its headers are there. A client that sends
+  them a byte at a time, or opens connections and says nothing, keeps a connection, not a thread;
+  there is no limit to that but the process's number of open files. So beyond a trusted network a
+  proxy belongs in front that waits for headers a few seconds only and counts connections: nginx
+  with `client_header_timeout` and `limit_conn`, HAProxy with `timeout http-request` and `maxconn`,
+  Envoy with `request_headers_timeout`. A connection without a request is closed 5 seconds after
+  its last answer, so the proxy's own idle time for reused ones must be shorter than that.
 - **A new model**: states that it does not have are rebuilt as users come, `--rebuilds` long ones at
   once. Up to `--rebuilds-waiting` wait `--rebuilds-wait-s` at most, the oldest model's first; the
   others get 503 (`BusyError`). Those who wait do not count as worked on, so requests of users whose

@@ -12,7 +12,7 @@ from gistrec.server.operations import Service
 
 async def openapi(service: Service) -> bytes:
     """Describe this interface as an OpenAPI 3.1 document."""
-    return _openapi_json()
+    return _openapi_json(service.settings.keys is not None)
 
 
 OPERATIONS = (
@@ -42,5 +42,5 @@ OPERATIONS = (
 
 
 @functools.cache
-def _openapi_json() -> bytes:
-    return msgspec.json.encode(document(OPERATIONS))
+def _openapi_json(keys: bool) -> bytes:
+    return msgspec.json.encode(document(OPERATIONS, keys=keys))

@@ -79,13 +79,15 @@ def supervise(
                             f"a worker process ended with code {worker.process.exitcode} before it "
                             "was ready: its own lines above may say why"
                         )
-                    log.error(
-                        "a worker process ended with code %s: another one takes its place",
-                        worker.process.exitcode,
-                    )
-                    mark_process_dead(worker.process.pid)  # type: ignore[no-untyped-call]
-                    time.sleep(_PAUSE_S)
-                    workers[place] = _Worker(run, arguments)
+                    if worker.replaced_at is None:
+                        log.error(
+                            "a worker process ended with code %s: another one takes its place",
+                            worker.process.exitcode,
+                        )
+                        mark_process_dead(worker.process.pid)  # type: ignore[no-untyped-call]
+                        worker.replaced_at = time.monotonic() + _PAUSE_S
+                    elif time.monotonic() >= worker.replaced_at:
+                        workers[place] = _Worker(run, arguments)
                 if not announced and all(worker.ready for worker in workers):
                     announced = True
                     ready()
@@ -119,9 +121,13 @@ class _Worker:
         alive.close()
         self.ready = False
         self.error: BaseException | None = None
+        self.replaced_at: float | None = None
+        """When another one takes its place, if it has ended."""
 
     def parts(self) -> list[Any]:
-        """What changes when something happened."""
+        """What changes when something happens."""
+        if self.replaced_at is not None:
+            return []
         return [self.process.sentinel] + ([] if self._said.closed else [self._said])
 
     def look(self) -> None:

@@ -32,7 +32,9 @@ An entry, `namespace:{part}:key`, is its version (8 bytes, little-endian) and th
 of a part is `namespace:{part}`.
 
 Source: the protocol and commands of Redis 5 and newer, through redis-py.
-Differs: `keys` reads all names of the server and sorts them here: for tools, not for requests.
+Differs: `keys` has the server go through all names that it has, a thousand at a time (SCAN), and
+sorts those with the prefix here, from 500,000 on in temporary files: for sweeps and tools, not for
+requests.
 Entries of different users are read and written one user after the other.
 Cost: a round trip a call. The 16,384 records take up to 9 MB; an entry takes 24 bytes and its
 key beside the blob, and the server's own 50 to 100.
@@ -51,6 +53,7 @@ from urllib.parse import SplitResult
 from gistrec.errors import ConfigError, StoreError, StoreUnavailableError
 from gistrec.stores import Entry, Put, Size, StateStore, check_version, group_of, key_bytes
 from gistrec.stores._connection import client_errors, connected, passes, raised, settings_of
+from gistrec.stores._sorting import distinct
 
 _PARTS = 16384
 _VERSION_BYTES = 8
@@ -203,17 +206,18 @@ class Redis(StateStore):
         return versions
 
     def keys(self, prefix: str = "") -> Iterator[str]:
-        """All keys with a prefix, sorted here."""
+        """All keys with a prefix, sorted here, without holding more than a part of them."""
         raw = prefix.encode()
         literal = re.sub(rb"([*?\[\]\\])", rb"\\\1", raw)
         pattern = b"%s:{*}:%s*" % (self._namespace.encode(), literal)
         scan = self._open_client().scan_iter(match=pattern, count=_KEYS_PER_SCAN)
+        found = (name[name.index(b"}:") + 2 :] for name in scan)
         try:
-            names = set(scan)  # a key may come twice
+            # the server gives them in its own order, some twice
+            for key in distinct(key for key in found if key.startswith(raw)):
+                yield key.decode()
         except raised() as error:
             raise self._told(error) from None
-        found = [name[name.index(b"}:") + 2 :] for name in names]
-        yield from (key.decode() for key in sorted(found) if key.startswith(raw))
 
     def written_at(self, version: int) -> float:
         """Versions are microseconds."""

@@ -137,7 +137,7 @@ def _redis(policy: str, *, primary: bool) -> Callable[[Path], Iterator[Case]]:
 def redis_full(folder: Path) -> Iterator[Case]:
     """By turns a full disk, and gistrec killed."""
     policy = ("--appendfsync", "everysec")
-    with small_disk(folder, size="64m") as disk, valkey_server(disk / "v", *policy) as server:
+    with small_disk(folder, size="512m") as disk, valkey_server(disk / "v", *policy) as server:
         yield Case(server.url, filling(disk))
 
 

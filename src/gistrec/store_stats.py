@@ -7,10 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gistrec.errors import ConfigError
 from gistrec.history_log import HistoryLog
 from gistrec.store_settings import StoreSettings, Version
-from gistrec.stored_states import remove, states_of, versions_in
+from gistrec.stored_states import states_of
 from gistrec.stores import StateStore
 
 _USERS_PER_READ = 256
@@ -40,7 +39,7 @@ class VersionBytes(NamedTuple):
     states: Bytes
 
 
-class Holdings(NamedTuple):
+class StoreStats(NamedTuple):
     """What a store holds."""
 
     log: Bytes
@@ -49,7 +48,7 @@ class Holdings(NamedTuple):
     """By name."""
 
 
-def holdings(store: StateStore, *, report: Callable[[int], None] | None = None) -> Holdings:
+def store_stats(store: StateStore, *, report: Callable[[int], None] | None = None) -> StoreStats:
     """Count users and bytes of a store's histories and states.
 
     Args:
@@ -58,60 +57,26 @@ def holdings(store: StateStore, *, report: Callable[[int], None] | None = None) 
     """
     told = report or (lambda entries: None)
     settings = StoreSettings(store).read()
-    found = []
-    for name in sorted({*versions_in(store), *settings.versions}):
+    by_version: dict[str, collections.Counter[int]] = {
+        name: collections.Counter() for name in settings.versions
+    }
+    for states in states_of(store):
+        for state in states:
+            sizes = by_version.setdefault(state.version, collections.Counter())
+            if state.entry_version:
+                sizes[state.nbytes] += 1
+        told(len(states))
+    versions = []
+    for name, sizes in sorted(by_version.items()):
         about = settings.versions.get(name, Version())
-        sizes: collections.Counter[int] = collections.Counter()
-        for states in states_of(store, name):
-            sizes.update(state.nbytes for state in states if state.entry_version)
-            told(len(states))
         serving = name == settings.serving
-        found.append(VersionBytes(name, about.model, about.codec, serving, _bytes_of(sizes)))
+        versions.append(VersionBytes(name, about.model, about.codec, serving, _bytes_of(sizes)))
     log, sizes = HistoryLog(store), collections.Counter()
     users = log.users()
     while part := list(itertools.islice(users, _USERS_PER_READ)):
         sizes.update(log.nbytes_of(part))
         told(len(part))
-    return Holdings(_bytes_of(sizes), found)
-
-
-def drop(
-    store: StateStore, version: str, *, report: Callable[[int], None] | None = None
-) -> tuple[int, int]:
-    """Remove all states of a version; may be killed and repeated.
-
-    Args:
-        store: From which.
-        version: By name, or `unversioned` for those written before versions had names.
-        report: Called with the number of states that were removed since the last call.
-
-    Returns:
-        How many states and bytes were removed.
-
-    Raises:
-        ConfigError: the store knows no such version, or it is the one that serves.
-    """
-    settings = StoreSettings(store)
-    known = settings.read()
-    names = {*versions_in(store), *known.versions}
-    if version not in names:
-        raise ConfigError(
-            f"the store has no states of version {version!r}: it has those of "
-            f"{', '.join(sorted(names)) or 'none'}"
-        )
-    if version == known.serving:
-        raise ConfigError(
-            f"version {version} serves: switch to another first, gistrec state switch"
-        )
-    states = nbytes = 0
-    for part in states_of(store, version):
-        removed = remove(store, part)
-        states += len(removed)
-        nbytes += sum(state.nbytes for state in removed)
-        if report is not None:
-            report(len(removed))
-    settings.unregister(version)
-    return states, nbytes
+    return StoreStats(_bytes_of(sizes), versions)
 
 
 def _bytes_of(sizes: collections.Counter[int]) -> Bytes:

@@ -3,12 +3,10 @@ import collections
 import numpy as np
 import pytest
 
-from gistrec.errors import ConfigError
 from gistrec.history_log import HistoryLog
-from gistrec.holdings import _percentile, drop, holdings
 from gistrec.recipe import Recipe
 from gistrec.state_cache import StateCache
-from gistrec.store_settings import StoreSettings
+from gistrec.store_stats import _percentile, store_stats
 from gistrec.stored_states import UNVERSIONED
 from gistrec.stores import open_store
 from gistrec.testing.data import sample_state
@@ -28,7 +26,7 @@ def caches(store):
 
 
 def test_an_empty_store(store):
-    found = holdings(store)
+    found = store_stats(store)
     assert found == ((0, 0, 0.0, 0.0), [])
     assert found.log.projected(1000) == 0
 
@@ -43,7 +41,7 @@ def test_users_and_bytes_by_version(store):
             sizes[cache].append(cache.save(f"u{n}", STATES[n % 5]).stored_bytes)
     store.put("s/old", b"12345")
     counted = []
-    found = holdings(store, report=counted.append)
+    found = store_stats(store, report=counted.append)
     assert sum(counted) == 300 + 150 + 1 + 300
     assert found.log[:2] == (300, sum(logged))
     assert found.log[2:] == (np.percentile(logged, 50), np.percentile(logged, 99))
@@ -60,7 +58,7 @@ def test_users_and_bytes_by_version(store):
 
 def test_a_damaged_head_is_counted_as_it_is(store):
     store.put("h/u", b"rubbish")
-    assert holdings(store).log == (1, 7, 7.0, 7.0)
+    assert store_stats(store).log == (1, 7, 7.0, 7.0)
 
 
 @pytest.mark.parametrize("percent", [0, 1, 50, 99, 100])
@@ -68,26 +66,3 @@ def test_percentiles_of_counted_sizes(percent):
     sizes = np.random.default_rng(0).integers(0, 50, 400)
     found = _percentile(collections.Counter(sizes.tolist()), percent)
     assert found == pytest.approx(np.percentile(sizes, percent))
-
-
-def test_a_version_is_dropped_and_a_killed_run_can_be_repeated(store):
-    class Killed(Exception):
-        pass
-
-    def kill(count):
-        raise Killed
-
-    one, other = caches(store)
-    for n in range(600):
-        for cache in (one, other):
-            cache.save(f"u{n}", STATES[4])
-    with pytest.raises(Killed):
-        drop(store, one.version, report=kill)
-    left = one.stats()
-    assert 0 < left.users < 600
-    assert drop(store, one.version) == (left.users, left.bytes_total)
-    assert other.stats().users == 600
-    assert list(store.keys(f"s{one.version}")) == list(store.keys(f"q{one.version}")) == []
-    assert StoreSettings(store).read().versions.keys() == {other.version}
-    with pytest.raises(ConfigError, match=f"it has those of {other.version}"):
-        drop(store, one.version)
