@@ -150,6 +150,7 @@ def test_version(run: Run):
         (["bench", "--data", LOG, "--model", "m", "--codec", "zstd | int8"], "can't follow"),
         (["plan", "--data", LOG, "--budget-bytes", "9"], "give either --model FOLDER or"),
         (["serve"], "give either --model FOLDER or --run FILE"),
+        (["serve", "--model", "m", "--then", "twin"], "--then takes FOLDER=COUNT"),
         (["serve", "--model", "m", "--rebuilds", "0"], "at_once of rebuilds is 0, allowed is 1"),
         (["data", "get", "ml-1mm"], "did you mean 'ml-1m'"),
         (["methods", "recnt"], "did you mean 'recent'"),

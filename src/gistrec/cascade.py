@@ -68,7 +68,11 @@ class Cascade:
                 `("tarq", 1000), ("twin", 100)`.
             store: Its URL.
         """
-        recommender = Recommender.load(model, store=store)
+        return cls.behind(Recommender.load(model, store=store), rankers)
+
+    @classmethod
+    def behind(cls, recommender: Recommender, rankers: Sequence[tuple[str | Path, int]]) -> Self:
+        """Open rankers on a recommender's store."""
         return cls(recommender, [(_beside(recommender, path), count) for path, count in rankers])
 
     def recommend(

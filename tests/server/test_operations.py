@@ -8,10 +8,12 @@ import lmdb
 import pytest
 import redis
 
+from gistrec import backbones
 from gistrec.recommender import Recommender, identity_recipe
 from gistrec.stores import open_store
 from gistrec.stores.ram import Ram
 from gistrec.testing.servers import valkey_server
+from gistrec.train import Model, Training
 
 Scan = Callable[[], dict[bytes, bytes]]
 
@@ -168,3 +170,27 @@ def test_unexpected_errors_of_one_user_are_told_as_such(
     assert answer["users"][0]["error"]["type"] == "InternalError"
     assert "RuntimeError" in caplog.text
     assert "u1" not in caplog.text
+
+
+def test_a_cascade_answers_through_all_stages(serving, real, model, tmp_path) -> None:
+    ranker = backbones.build("twin(width=16)", num_items=len(model.items)).eval()
+    Model(ranker, model.items, Training()).save(tmp_path / "twin")
+    http = serving(real, rankers=((tmp_path / "twin", 12),))
+    fill(http, "ann")
+    asked = {"k": 3, "exclude_seen": False}
+    context = {"tab": 1, "hour": "9"}
+    answer = http.post("/v1/users/ann/cascade", {**asked, "context": context})
+    assert len(answer["items"]) == 3
+    assert [stage["candidates"] for stage in answer["stages"]] == [30, 12]
+    assert all(stage["ms"] > 0 for stage in answer["stages"])
+    other = http.post("/v1/users/ann/cascade", {**asked, "context": {"tab": 2}})
+    assert other["items"] != answer["items"]
+    told = http.error("POST", "/v1/users/ann/cascade", json={"k": 13})
+    assert told == (400, "ConfigError", told[2])
+    assert "is given 12 candidates" in told[2]
+
+
+def test_without_rankers_a_cascade_is_not_found(serving, real) -> None:
+    told = serving(real).error("POST", "/v1/users/ann/cascade", json={})
+    assert told[:2] == (404, "NotFoundError")
+    assert "--then FOLDER=COUNT" in told[2]

@@ -110,11 +110,19 @@ class Rebuilding:
         )
 
 
+def _ranker(text: str) -> tuple[Path, int]:
+    folder, _, count = text.rpartition("=")
+    if not folder or not count.isdigit():
+        raise ConfigError(f"--then takes FOLDER=COUNT, such as tarq=1000, given {text!r}")
+    return Path(folder), int(count)
+
+
 def serve(
     *,
     model: list[Path] | None = None,
     run: Path | None = None,
     store: str = "ram://",
+    then: list[str] = [],
     titles: Path | None = None,
     results: list[Path] = [],
     listening: Listening = Listening(),
@@ -135,6 +143,9 @@ def serve(
             its recipe is fitted if the model has none.
         store: URL of the store; `ram://` forgets all users at the end, lmdb://folder keeps them,
             redis://host:6379/0 shares them between servers.
+        then: Ranker behind the model, as FOLDER=COUNT, with how many candidates it is given; in the
+            order of the stages: --then tarq=1000 --then twin=100. POST .../cascade answers through
+            all of them.
         titles: Parquet or CSV file with item_id and title, for people; where models lack them.
         results: File of `gistrec bench`, for the page's picture of bytes and accuracy; repeatable.
             Without it, a results.jsonl in or beside the model folder is taken.
@@ -154,6 +165,7 @@ def serve(
     folders = [planned(run, work)] if run is not None else model or []
     at_hand = ResultFiles.found(results, folders)
     certificate, settings = listening.certificate(), limits.settings(listening.keys, at_hand)
+    settings = dataclasses.replace(settings, rankers=tuple(_ranker(text) for text in then))
     load = functools.partial(
         Recommender.load, *folders, store=store, titles=titles, rebuilds=rebuilding.limits()
     )

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple, ParamSpec, TypeVar
 
 from gistrec import many
+from gistrec.cascade import Cascade
 from gistrec.errors import DataError
 from gistrec.recommender import Event, Recommender, Scored
 from gistrec.server import logs
@@ -15,6 +16,9 @@ from gistrec.server.schema import (
     MAX_PAIRS,
     Appended,
     Candidates,
+    Cascaded,
+    CascadeQuery,
+    CascadeStage,
     ErrorDetail,
     Forgotten,
     Health,
@@ -87,6 +91,8 @@ class Begun(NamedTuple):
     """Of single users."""
     stored: Fresh[StoreStats]
     """What the store holds."""
+    cascade: Cascade | None
+    """The rankers behind the model, if there are."""
 
 
 class Service:
@@ -110,7 +116,9 @@ class Service:
         self.metered.watch(recommender, later)
         recommender.rebuilds.on_wait = self.gate.step_aside
         counted = Fresh(lambda: store_stats(recommender.store), later)
-        self._begun = Begun(recommender, Views(recommender), counted)
+        rankers = self.settings.rankers
+        cascade = Cascade.behind(recommender, rankers) if rankers else None
+        self._begun = Begun(recommender, Views(recommender), counted, cascade)
 
     @property
     def begun(self) -> "Begun":
@@ -173,6 +181,23 @@ class Service:
         """Put candidate items in order for a user."""
         scored, ms = timed(self.recommender.rank, user_id, body.item_ids, at=body.at)
         return Ranked(scored_items(scored), ms)
+
+    def cascade(self, user_id: str, body: CascadeQuery) -> Cascaded:
+        """Recommend through all stages: retrieve, pre-rank, rank; with the time of each."""
+        if (cascade := self.begun.cascade) is None:
+            raise NotFoundError(
+                "this server has no rankers behind its model: start it with --then FOLDER=COUNT"
+            )
+        found, ms = timed(
+            cascade.recommend,
+            user_id,
+            k=body.k,
+            exclude_seen=body.exclude_seen,
+            at=body.at,
+            context=body.context,
+        )
+        stages = [CascadeStage(s.model, s.candidates, round(s.ms, 3)) for s in found.stages]
+        return Cascaded(scored_items(found.items), stages, ms)
 
     def rank_many(self, body: ManyCandidates) -> ManyRanked:
         """Put candidate items in order for several users; each gets an answer or an error."""

@@ -20,6 +20,7 @@ OPERATIONS = (
     Operation("POST", "/v1/batch/events", Service.observe_many, "write", errors=(400,)),
     Operation("GET", "/v1/users/{user_id}/recommendations", Service.recommend, "read"),
     Operation("POST", "/v1/users/{user_id}/rank", Service.rank, "read"),
+    Operation("POST", "/v1/users/{user_id}/cascade", Service.cascade, "read", errors=(404,)),
     Operation("POST", "/v1/batch/rank", Service.rank_many, "read", errors=(400,)),
     Operation("GET", "/v1/users/{user_id}/state", Service.describe, "read", errors=(404,)),
     Operation("DELETE", "/v1/users/{user_id}/state", Service.drop_state, "admin", errors=(404,)),

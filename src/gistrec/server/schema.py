@@ -113,6 +113,21 @@ class RecommendQuery(Input, frozen=True):
     at: At = None
 
 
+class CascadeQuery(Input, frozen=True):
+    """What to recommend through all stages."""
+
+    k: Annotated[int, Meta(ge=1, le=MAX_K, description="Length of the list.")] = 10
+    exclude_seen: Annotated[
+        bool | None,
+        Meta(description="Leave out items of the user's history; null: as the model was trained."),
+    ] = None
+    at: At = None
+    context: Annotated[
+        dict[str, str | int | float],
+        Meta(max_length=64, description="Context columns of the request, by name."),
+    ] = {}
+
+
 class Kept(Struct, frozen=True):
     """What is kept about the user after the append."""
 
@@ -148,6 +163,22 @@ class Ranked(Struct, frozen=True):
     """The candidates, best first."""
 
     items: list[ScoredItem]
+    ms: Milliseconds
+
+
+class CascadeStage(Struct, frozen=True):
+    """What a stage did."""
+
+    model: Annotated[str, Meta(description="Spec of its backbone.")]
+    candidates: Annotated[int, Meta(description="How many items it scored.")]
+    ms: Annotated[float, Meta(description="Compute time, reading its state included.")]
+
+
+class Cascaded(Struct, frozen=True):
+    """Items, best first, with the last stage's scores."""
+
+    items: list[ScoredItem]
+    stages: list[CascadeStage]
     ms: Milliseconds
 
 

@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 from gistrec.errors import ConfigError
@@ -36,6 +37,8 @@ class Settings:
     load balancer to notice."""
     results: ResultFiles = field(default_factory=ResultFiles)
     """What the dashboard's picture of bytes and accuracy is made of."""
+    rankers: tuple[tuple[Path, int], ...] = ()
+    """Model folders behind the model, each with the candidates that it is given."""
     log_format: LogFormat | None = None
     """Log every request to stderr as a line of text or JSON; None: only what goes wrong."""
 
