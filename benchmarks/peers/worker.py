@@ -11,15 +11,24 @@ import time
 from collections.abc import Callable
 
 HISTORY, ITEMS, WIDTH, LAYERS, HEADS, K = 200, 10_000, 64, 2, 2, 100
+SIZES = {"history": HISTORY, "items": ITEMS, "width": WIDTH, "layers": LAYERS, "k": K}
 USERS = (1, 32)
 POPULATION = 512
 
 
-def serve(functions: dict[str, Callable[[], object]], versions: dict[str, str]) -> None:
-    """Answer requests {"call": name, "seconds": s} with the milliseconds of each call.
+def serve(
+    functions: dict[str, Callable[[], object]],
+    versions: dict[str, str],
+    about: dict[str, dict[str, int]] | None = None,
+) -> None:
+    """Answer requests {"call": name, "seconds": s, "clock": c} with the milliseconds of each call.
 
-    A function's name is `<what>|<users>|<variant>`. All are called twice first; those that raise
-    are reported and left out.
+    All are called twice first; those that raise are reported and left out.
+
+    Args:
+        functions: By names `<library> <what>|<users>|<variant>`.
+        versions: Of the libraries.
+        about: By what is done, the sizes of it; those of this file without.
     """
     with os.fdopen(os.dup(1), "w") as answers:
         os.dup2(2, 1)  # what libraries print is no answer
@@ -34,18 +43,24 @@ def serve(functions: dict[str, Callable[[], object]], versions: dict[str, str]) 
         gc.collect()
         gc.freeze()
         gc.disable()
-        _answer(answers, {"names": list(functions), "failed": failed, "versions": versions})
+        told = {"names": list(functions), "failed": failed, "versions": versions}
+        whats = {name.split("|")[0].partition(" ")[2] for name in functions}
+        _answer(answers, told | {"about": about or dict.fromkeys(whats, SIZES)})
         for line in sys.stdin:
             asked = json.loads(line)
-            _answer(answers, {"ms": _turn(functions[asked["call"]], asked["seconds"])})
+            _answer(answers, {"ms": _turn(functions[asked.pop("call")], **asked)})
 
 
-def _turn(function: Callable[[], object], seconds: float) -> list[float]:
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
+
+
+def _turn(function: Callable[[], object], seconds: float, clock: str) -> list[float]:
+    now = CLOCKS[clock]
     taken, end = [], time.perf_counter() + seconds
     while not taken or time.perf_counter() < end:
-        start = time.perf_counter()
+        start = now()
         function()
-        taken.append((time.perf_counter() - start) * 1e3)
+        taken.append((now() - start) * 1e3)
     gc.collect()
     return taken
 
