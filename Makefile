@@ -44,13 +44,16 @@ load: $(VENV)/.dev  ## requests a second and their times on one core, lmdb and V
 soak: $(VENV)/.dev  ## 30 minutes of mixed requests, and what memory does (needs wrk)
 	$(BIN)/python benchmarks/load.py --soak 1800 lmdb
 
+workers: $(VENV)/.dev  ## what worker processes of a server take of memory, and share of it
+	$(BIN)/python benchmarks/workers_memory.py
+
 scan: $(VENV)/.demo  ## how fast the best of a million items are found (needs an idle machine)
 	$(BIN)/python benchmarks/catalogue_scan.py
 
 floors: $(VENV)/.demo  ## what share of the memory's and the arithmetic's speed each kernel reaches (needs a C++ compiler and an idle machine)
 	$(BIN)/python benchmarks/floors.py
 
-peers: $(VENV)/.demo  ## what a recommendation takes beside RecBole, RecTools and implicit (needs an idle machine)
+peers: $(VENV)/.demo  ## what gistrec takes beside RecBole, RecTools, implicit, faiss and recomputing (needs an idle machine)
 	$(BIN)/python benchmarks/peers.py
 
 native-check: $(VENV)/.dev  ## the tests of kernels, with the compiled core watched by address and undefined-behaviour sanitizers
@@ -88,4 +91,4 @@ $(VENV)/.demo $(VENV)/.dev: $(VENV)/.%: pyproject.toml $(wildcard native/*)
 	@$(BIN)/python -m pip install --quiet --editable '.[$*]'
 	@touch $@ $(if $(filter dev,$*),$(VENV)/.demo)
 
-.PHONY: check test slow demo accuracy rescale long scan peers chaos fuzz load soak bench-smoke native-check fix golden clean help planted floors
+.PHONY: check test slow demo accuracy rescale long scan peers chaos fuzz load soak bench-smoke native-check fix golden clean help planted floors workers

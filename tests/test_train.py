@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -99,6 +100,32 @@ def test_training_leaves_the_caller_s_random_numbers_alone():
 def test_wrong_settings_say_what_is_allowed(settings, message):
     with pytest.raises(ConfigError, match=message):
         train(stride_dataset(), SPEC, **settings)
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="reads Linux' /proc")
+def test_processes_share_the_weights_of_a_folder(tmp_path):
+    train(stride_dataset(), SPEC, folder=tmp_path, **QUICK)
+    path = tmp_path / "weights.safetensors"
+    before = path.read_bytes()
+    loaded = Model.load(tmp_path)
+    for name, weight in loaded.backbone.state_dict().items():
+        assert path in mapped_at(weight.data_ptr()), name
+    with torch.no_grad():
+        loaded.backbone.head.table.weight.add_(1)  # copies the page: nobody else sees it
+    assert path.read_bytes() == before
+    torch.testing.assert_close(
+        Model.load(tmp_path).backbone.head.table.weight + 1, loaded.backbone.head.table.weight
+    )
+
+
+def mapped_at(address: int) -> list[Path]:
+    """The file that is mapped there, if one is."""
+    found = []
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        low, high = (int(end, 16) for end in line.split()[0].split("-"))
+        if low <= address < high and "/" in line:
+            found.append(Path(line[line.index("/") :]))
+    return found
 
 
 def test_damaged_folders_are_refused(tmp_path):

@@ -92,6 +92,8 @@ class Model:
     def load(cls, folder: str | Path) -> "Model":
         """Read a model folder.
 
+        The weights stay in the file, mapped into memory: processes that load one folder share them.
+
         Raises:
             DataError: not a model folder, or a damaged one.
         """
@@ -108,7 +110,7 @@ class Model:
         except (json.JSONDecodeError, SafetensorError) as error:
             raise DataError(f"{folder} is damaged ({error}): train again or copy it anew") from None
         backbone = backbones.build(about["backbone"], num_items=about["num_items"])
-        backbone.load_state_dict(weights)
+        backbone.load_state_dict(weights, assign=True)
         backbone.eval()
         if backbone.fingerprint() != about["fingerprint"]:
             raise DataError(

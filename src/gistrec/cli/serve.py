@@ -54,7 +54,7 @@ class Limits:
     """How much a server takes on."""
 
     workers: int = 1
-    """Processes that share the port and the store, each with a model of its own."""
+    """Processes that share the port, the store and the memory of the model's weights."""
     in_flight: int | None = None
     """Calls of the recommender at the same time in each process; the number of cores, if not
     given. More gain nothing where the model is the bottleneck; where the store is far away, they

@@ -55,8 +55,9 @@ rewritten.
   seconds, then the socket is closed, open requests are finished, and the process exits with 0.
 - **At the start** `/healthz` answers at once, `/readyz` when the model is loaded and the store
   can be read.
-- **Several processes** (`--workers`) share port and store; each loads the model. One that dies is
-  replaced. The limits above are those of each process.
+- **Several processes** (`--workers`) share port, store and the weights, which are mapped from the
+  model folder: replace its files, as `gistrec train` does, and never write into them. A process
+  that dies is replaced. The limits above are those of each process.
 
 ## Several users in one request
 

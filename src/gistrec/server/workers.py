@@ -1,7 +1,8 @@
 """Several worker processes on one socket, and the one that watches over them.
 
-Each process loads the model and opens the store by itself; the kernel hands new connections to
-whichever is waiting. One that dies is replaced. If the watching process dies, they end in order.
+Each process opens the model and the store by itself; the weights are mapped from the model folder,
+so one copy serves all. The kernel hands new connections to whichever is waiting. One that dies is
+replaced. If the watching process dies, they end in order.
 """
 
 import logging
