@@ -460,10 +460,11 @@ def test_report_of_nothing(run: Run, tmp_path):
 
 
 def test_a_store_is_built_looked_at_and_emptied(run: Run, log, service):
-    built = run("state", "build", "--data", log, *service)
-    assert built.out.startswith("30 users with 1,200 events stored in lmdb://")
-    again = run("state", "build", "--data", log, *service, "--json")
-    assert again.document == {"users": 0, "events": 0, "kept": 30}
+    assert run("import", log, *service[-2:]).code == 0
+    built = run("state", "build", *service)
+    assert built.out.startswith("30 users with 1,200 events built in lmdb://")
+    again = run("state", "build", *service, "--json").document
+    assert (again["users"], again["current"], again["unknown"]) == (0, 30, 0)
     shown = run("state", "show", "3", *service, "--json").document
     assert (shown["length"], shown["slots"]) == (40, 8)
     assert shown["codec"] == "recent(keep=8, sink=4) | int8()"
@@ -487,7 +488,8 @@ def test_a_store_is_built_looked_at_and_emptied(run: Run, log, service):
 
 def test_versions_are_switched_limited_and_dropped(run: Run, log, service, model, tmp_path):
     store = ["--store", service[-1]]
-    run("state", "build", "--data", log, *service)
+    run("import", log, *service[-2:])
+    run("state", "build", *service)
     other = tmp_path / "other"
     Model.load(model).save(other)  # the same model with another recipe
     run("state", "fit", "--model", other, "--codec", "bf16()", "--data", log)
@@ -530,7 +532,8 @@ def test_versions_are_switched_limited_and_dropped(run: Run, log, service, model
 
 
 def test_recommend(run: Run, log, service):
-    run("state", "build", "--data", log, *service)
+    run("import", log, *service[-2:])
+    run("state", "build", *service)
     found = run("recommend", "3", *service, "-k", 4, "--json").document
     assert found["user_id"] == "3"
     assert len(found["items"]) == 4

@@ -1,31 +1,43 @@
-"""In bulk, from a log: a recipe for a model, and the stored histories and states of all users.
+"""A recipe for a model, and the states of all users of a store, ahead of serving that model.
 
-Shapes: U users, R events, V items.
+States are built from the histories in the store, many users in a batch, by several processes or,
+with Ray, on several machines. A user whose state is there and up to the history is skipped, so a
+run that was killed goes on where it was, and servers may go on meanwhile: who is faster is not
+overwritten.
+
+Cost: every worker holds a model and a batch of users.
 """
 
-from collections.abc import Callable, Iterator
-from typing import NamedTuple
+import itertools
+import logging
+import multiprocessing
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
-import numpy as np
+import torch
 
 from gistrec import codecs
-from gistrec.dataset import Dataset, History, Ints
-from gistrec.errors import DataError
+from gistrec.dataset import Dataset
+from gistrec.errors import ConfigError, GistrecError, StateError
+from gistrec.history_log import HistoryLog
 from gistrec.measure import Rules, Subject
 from gistrec.recipe import Recipe
 from gistrec.recommender import Recommender
+from gistrec.stores import open_store
 from gistrec.train import Model
 
+Engine = Literal["processes", "ray"]
+_USERS_PER_TASK = 256
+_TASKS_PER_WORKER = 2
+"""One at work and one that waits, so that no worker waits for the next."""
 
-class Built(NamedTuple):
-    """What was built."""
-
-    users: int
-    """Users whose events were logged and whose state was saved."""
-    events: int
-    """Their events."""
-    kept: int
-    """Users who were in the store already: their history is left as it is."""
+log = logging.getLogger(__name__)
 
 
 def fit_recipe(model: Model, dataset: Dataset, codec: str, *, users: int = 256) -> Recipe:
@@ -43,68 +55,239 @@ def fit_recipe(model: Model, dataset: Dataset, codec: str, *, users: int = 256) 
     return Subject(model, dataset, Rules(fit_users=users)).fit(codecs.parse(codec))
 
 
-def build_states(
-    recommender: Recommender,
-    dataset: Dataset,
-    *,
-    batch_tokens: int = 65_536,
-    report: Callable[[int], None] | None = None,
-) -> Built:
-    """Log every user's events and save their states, many users at a time.
+class Part(NamedTuple):
+    """What became of some users."""
 
-    The store's user ids are the log's as text; actions are left out. A user who is in the store
-    already keeps the stored history, and the state is brought up to it, so that a killed run can be
-    repeated.
+    users: int = 0
+    """Users whose state was built."""
+    events: int = 0
+    """Events of their histories."""
+    current: int = 0
+    """Users whose state was there already, or was written by a server meanwhile."""
+    damaged: int = 0
+    """Users whose history can't be read; each is named in a warning."""
+    unknown: int = 0
+    """Events of items that the model does not know, among `events`; it does not see them."""
+
+    def plus(self, other: "Part") -> "Part":
+        """Of both."""
+        return Part(*(a + b for a, b in zip(self, other, strict=True)))
+
+    @property
+    def total(self) -> int:
+        """All users that were looked at."""
+        return self.users + self.current + self.damaged
+
+
+class Builder:
+    """Builds states in one process; every worker has one.
 
     Args:
         recommender: Whose model writes the states, and whose store they go to.
-        dataset: The log; its items need not be the model's.
         batch_tokens: Events per batch, padding included.
-        report: Called after every batch with the number of users that are behind it.
+    """
+
+    def __init__(self, recommender: Recommender, *, batch_tokens: int = 65_536) -> None:
+        self._recommender = recommender
+        self._batch_tokens = batch_tokens
+
+    def build(self, user_ids: Sequence[str]) -> Part:
+        """Build the states of users that are missing, behind or unreadable."""
+        states, history = self._recommender.states, self._recommender.log
+        lengths = history.lengths(user_ids)
+        stored = states.read_many(user_ids)
+        due = [
+            (length, user_id, found.version)
+            for user_id, length, found in zip(user_ids, lengths, stored, strict=True)
+            if length is None or length != states.covered(found)
+        ]
+        done = Part(current=len(user_ids) - len(due))
+        # users of like length together: a batch is as long as its longest history
+        due.sort(key=lambda entry: -(entry[0] or 0))
+        while due:
+            size = max(1, min(256, self._batch_tokens // max(1, due[0][0] or 1)))
+            done = done.plus(self._built(due[:size]))
+            due = due[size:]
+        return done
+
+    def _built(self, due: Sequence[tuple[int | None, str, int]]) -> Part:
+        served = self._recommender.served
+        logged, damaged = [], 0
+        for _, user_id, version in due:
+            try:
+                logged.append((user_id, version, served.log.read(user_id)))
+            except StateError as error:
+                log.warning("skipped: %s", error)
+                damaged += 1
+        histories = [served.history(events) for _, _, events in logged]
+        if not histories:
+            return Part(damaged=damaged)
+        states = served.backbone.append([served.empty] * len(histories), histories)
+        counts = [len(events.timestamp) for _, _, events in logged]
+        saved = served.states.save_many(
+            [
+                (user_id, state.replace(state.tensors, length=count), version)
+                for (user_id, version, _), state, count in zip(logged, states, counts, strict=True)
+            ]
+        )
+        new = {
+            user_id: count
+            for (user_id, version, _), count, done in zip(logged, counts, saved, strict=True)
+            if done and not version
+        }
+        served.drop_forgotten(new)
+        events = sum(itertools.compress(counts, saved))
+        seen = sum(itertools.compress([len(h.timestamp) for h in histories], saved))
+        return Part(sum(saved), events, len(saved) - sum(saved), damaged, events - seen)
+
+
+def build_all(
+    model: str | Path,
+    store: str,
+    *,
+    workers: int = 1,
+    engine: Engine = "processes",
+    report: Callable[[Part], None] | None = None,
+) -> Part:
+    """Build the state of every user who has a history in a store.
+
+    Args:
+        model: Folder of the new model.
+        store: URL of the store, which all workers reach.
+        workers: How many build at once.
+        engine: `processes` of this machine, or `ray`: workers of the Ray cluster that RAY_ADDRESS
+            names, or of this machine if it names none. They need gistrec installed; the model is
+            sent to them.
+        report: Called now and then with what was done so far.
 
     Raises:
-        DataError: the model knows none of the log's items.
-        ConflictError: somebody else logs events of the same users.
+        ConfigError: the workers could not share the store, or Ray is not installed.
+        GistrecError: a worker died; run it again to go on.
     """
-    ids = dataset.items.ids.tolist()
-    index_V = np.array([recommender.items.index(item) for item in ids], np.int64)
-    if not (index_V >= 0).any():
-        raise DataError(
-            f"the model knows none of the log's {len(ids)} items, such as {ids[0]!r}; its own are "
-            f"such as {recommender.items.ids.tolist()[0]!r}: give a log with the same ids"
+    if workers < 1:
+        raise ConfigError(f"workers must be at least 1, given {workers}")
+    if (workers > 1 or engine == "ray") and store.lower().startswith("ram:"):
+        raise ConfigError(
+            f"{workers} workers would each have users of their own in {store}: give lmdb://folder "
+            "or redis://host:6379/0"
         )
-    users = events = done = 0
-    for batch in _batches(dataset, batch_tokens):
-        # describing a user brings the state up to the stored history
-        new = [n for n in batch if recommender.describe(str(dataset.user_ids[n])) is None]
-        histories = [dataset.history(n) for n in new]
-        known = [_known(h, index_V) for h in histories]
-        states = recommender.backbone.append([recommender.empty] * len(known), known)
-        for n, history, state in zip(new, histories, states, strict=True):
-            user_id = str(dataset.user_ids[n])
-            item_ids = dataset.items.ids[history.item_index].tolist()
-            times = history.timestamp.tolist()
-            length = recommender.log.append(user_id, item_ids, times, expected_length=0)
-            recommender.states.save(user_id, state.replace(state.tensors, length=length))
-            events += length
-        users, done = users + len(new), done + len(batch)
-        if report is not None:
-            report(done)
-    return Built(users, events, done - users)
+    done = Part()
+    with open_store(store) as opened, _WORKERS[engine](Path(model), store, workers) as submit:
+        users = HistoryLog(opened).users()
+        tasks = iter(lambda: list(itertools.islice(users, _USERS_PER_TASK)), [])
+        for part in _results(submit, tasks, workers * _TASKS_PER_WORKER if workers > 1 else 1):
+            done = done.plus(part)
+            if report is not None:
+                report(done)
+    return done
 
 
-def _batches(dataset: Dataset, batch_tokens: int) -> Iterator[Ints]:
-    """User numbers in groups of similar history length, longest first."""
-    length_U = np.diff(dataset.offsets)
-    order = np.argsort(-length_U, kind="stable")
-    start = 0
-    while start < len(order):
-        size = max(1, min(256, batch_tokens // int(length_U[order[start]])))
-        yield order[start : start + size]
-        start += size
+Submit = Callable[[list[str]], "Future[Part]"]
 
 
-def _known(history: History, index_V: Ints) -> History:
-    """A history as the model sees it: its own indices, without items that it does not know."""
-    index = index_V[history.item_index]
-    return History(index[index >= 0], history.timestamp[index >= 0])
+def _results(submit: Submit, tasks: Iterable[list[str]], at_once: int) -> Iterator[Part]:
+    """The results of tasks in the order in which they are ready; few tasks are known at a time."""
+    tasks = iter(tasks)
+    running = {submit(task) for task in itertools.islice(tasks, at_once)}
+    try:
+        while running:
+            ready, running = wait(running, return_when=FIRST_COMPLETED)
+            yield from (future.result() for future in ready)
+            running |= {submit(task) for task in itertools.islice(tasks, len(ready))}
+    except BrokenProcessPool:
+        raise GistrecError(
+            "a worker process ended before its work did (killed, or out of memory): run it again "
+            "to go on, with fewer workers if memory is short"
+        ) from None
+    finally:
+        for future in running:
+            future.cancel()
+
+
+_builder: Builder | None = None
+"""Of this worker process."""
+
+
+def _begin(model: Path, store: str, threads: int) -> None:
+    global _builder
+    torch.set_num_threads(threads)
+    _builder = Builder(Recommender.load(model, store=store))
+
+
+def _build(user_ids: list[str]) -> Part:
+    assert _builder is not None  # noqa: S101  # the pool began with `_begin`
+    return _builder.build(user_ids)
+
+
+@contextmanager
+def _processes(model: Path, store: str, workers: int) -> Iterator[Submit]:
+    threads = max(1, (os.cpu_count() or 1) // workers)
+    if workers == 1:
+        with Recommender.load(model, store=store) as recommender:
+            builder = Builder(recommender)
+            yield lambda users: _at_once(builder, users)
+        return
+    pool = ProcessPoolExecutor(
+        workers,
+        multiprocessing.get_context("spawn"),  # neither PyTorch nor lmdb survive a fork
+        _begin,
+        (model, store, threads),
+    )
+    try:
+        yield lambda users: pool.submit(_build, users)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _at_once(builder: Builder, users: list[str]) -> "Future[Part]":
+    future: Future[Part] = Future()
+    future.set_result(builder.build(users))
+    return future
+
+
+@contextmanager
+def _ray(model: Path, store: str, workers: int) -> Iterator[Submit]:
+    try:
+        import ray
+    except ImportError as missing:
+        raise ConfigError(
+            f'the engine ray needs {missing.name}, not installed: run pip install "gistrec[ray]"'
+        ) from missing
+    began = not ray.is_initialized()
+    if began:
+        ray.init(log_to_driver=False, include_dashboard=False)
+    try:
+        files = ray.put(_files_of(model))
+        actor = ray.remote(num_cpus=1)(_Sent)
+        actors = itertools.cycle([actor.remote(files, store) for _ in range(workers)])
+        yield lambda users: next(actors).build.remote(users).future()
+    finally:
+        if began:
+            ray.shutdown()
+
+
+class _Sent:
+    """A `Builder` on another machine, where the model's folder is not."""
+
+    def __init__(self, files: Mapping[str, bytes], store: str) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            for name, data in files.items():
+                path = Path(folder, name)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(data)
+            torch.set_num_threads(1)
+            self._builder = Builder(Recommender.load(folder, store=store))
+
+    def build(self, users: list[str]) -> Part:
+        return self._builder.build(users)
+
+
+def _files_of(model: Path) -> dict[str, bytes]:
+    """What a model folder must have; it may have checkpoints and more."""
+    with tempfile.TemporaryDirectory() as folder, Recommender.load(model) as recommender:
+        recommender.save(folder)
+        paths = [path for path in sorted(Path(folder).rglob("*")) if path.is_file()]
+        return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
+
+
+_WORKERS: Mapping[Engine, Any] = {"processes": _processes, "ray": _ray}

@@ -20,7 +20,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from gistrec import benchmark, report, results
-from gistrec.build import build_states, fit_recipe
+from gistrec.build import Builder, fit_recipe
 from gistrec.dataset import Dataset
 from gistrec.errors import GistrecError
 from gistrec.events import read
@@ -29,6 +29,7 @@ from gistrec.recommender import Recommender
 from gistrec.stores import open_store
 from gistrec.train import Model, train
 from gistrec.train import Progress as Trained
+from gistrec.transfer import import_events
 
 BACKBONE = "hstu(width=32, repeats=True, negatives=1024, temperature=0.1)"
 SERVED = "recent(keep=256, sink=0) | rvq(levels=1)"
@@ -68,7 +69,8 @@ def run(folder: Path, *, quick: bool = False, console: Console | None = None) ->
 
     step(1, "data: a year of grocery baskets")
     source = f"completejourney(users={150 if quick else 0}, min_item_events={5 if quick else 20})"
-    dataset = Dataset.from_events(read(source), min_events=20)
+    events = read(source)
+    dataset = Dataset.from_events(events, min_events=20)
     console.print(
         f"{dataset.num_users:,} households, {dataset.num_items:,} products, "
         f"{len(dataset.item_index):,} purchases; to be predicted: each household's last basket"
@@ -112,9 +114,14 @@ def run(folder: Path, *, quick: bool = False, console: Console | None = None) ->
     recipe = fit_recipe(model, dataset, SERVED)
     with Recommender(model, recipe, open_store(store)) as recommender:
         recommender.save(folder / "model")
+        import_events(recommender.log, events)
+        households = list(recommender.log.users())
+        builder = Builder(recommender)
         with _bar(console, "{task.completed:,.0f} households") as bar:
-            task = bar.add_task("states", total=dataset.num_users)
-            build_states(recommender, dataset, report=lambda done: bar.update(task, completed=done))
+            task = bar.add_task("states", total=len(households))
+            for start in range(0, len(households), 256):
+                done = builder.build(households[start : start + 256])
+                bar.advance(task, done.total)
         stats = recommender.stats()
     console.print(
         f"{stats.users:,} states, {stats.bytes_p50:,.0f} bytes each (median), "

@@ -24,27 +24,22 @@ app = App(
 def build(
     *,
     service: Service,
-    data: str | None = None,
     workers: int = 1,
     engine: Literal["processes", "ray"] = "processes",
     work: Work = Work(),
 ) -> None:
     """Build the states of all users who have a history in a store, ahead of serving a model.
 
+    `gistrec import` brings a log into a store.
     A user whose state is there and up to the history is skipped, so a killed run can be repeated.
     States of other models stay, and servers may go on.
 
     Args:
-        data: Bring this log into the store first, by one process: a file, a MovieLens folder, or a
-            spec such as "csv(path='log.csv', user='uid')". Users who are there keep their history.
         workers: How many build at once.
         engine: Whose they are: processes of this machine, or ray: of the Ray cluster that
             RAY_ADDRESS names (pip install "gistrec[ray]").
     """
-    if data is not None:
-        _bring_in(service, data, work)
-        return
-    from gistrec.bulk import Part, build_all
+    from gistrec.build import Part, build_all
     from gistrec.history_log import HistoryLog
     from gistrec.stores import open_store
 
@@ -66,23 +61,8 @@ def build(
         {**built._asdict(), "users_per_s": round(rate, 1)},
         f"{built.users:,} users with {built.events:,} events built in {service.shown_store} "
         f"({rate:,.0f} users/s), {built.current:,} were up to date"
-        + (f", {built.damaged:,} have a damaged history" if built.damaged else ""),
-    )
-
-
-def _bring_in(service: Service, data: str, work: Work) -> None:
-    from gistrec.build import build_states
-
-    dataset = dataset_of(data, min_events=1)
-    with service.open() as recommender, work.progress(MofNCompleteColumn()) as progress:
-        bar = progress.add_task("users", total=dataset.num_users)
-        built = build_states(
-            recommender, dataset, report=lambda done: progress.update(bar, completed=done)
-        )
-    work.show(
-        built._asdict(),
-        f"{built.users:,} users with {built.events:,} events stored in {service.shown_store}, "
-        f"{built.kept:,} were there already",
+        + (f", {built.damaged:,} have a damaged history" if built.damaged else "")
+        + (f"; {built.unknown:,} events are of items unknown to the model" * bool(built.unknown)),
     )
 
 

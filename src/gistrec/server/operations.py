@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, ParamSpec, TypeVar
 
-from gistrec import many
+from gistrec import batch_requests
 from gistrec.cascade import Cascade
 from gistrec.errors import DataError
 from gistrec.recommender import Event, Recommender, Scored
@@ -154,9 +154,12 @@ class Service:
             twice = next(user for user in users if users.count(user) > 1)
             raise DataError(f"user {twice!r} is named twice: put a user's events into one entry")
         requests = [
-            many.NewEvents(user.user_id, _events(user), user.expected_length) for user in body.users
+            batch_requests.NewEvents(user.user_id, _events(user), user.expected_length)
+            for user in body.users
         ]
-        done, ms = timed(many.observe_many, self.recommender, requests, self.gate.appending)
+        done, ms = timed(
+            batch_requests.observe_many, self.recommender, requests, self.gate.appending
+        )
         answers = [
             UserAppended(user, error=_told(one))
             if isinstance(one, Exception)
@@ -208,13 +211,13 @@ class Service:
                 raise SchemaError(
                     f"wrong request: no item_ids for all and none at `$.users[{n}]`: give either"
                 )
-            requests.append(many.Candidates(user.user_id, items, user.at))
+            requests.append(batch_requests.Candidates(user.user_id, items, user.at))
         if (pairs := sum(len(r.item_ids) for r in requests)) > MAX_PAIRS:
             raise SchemaError(
                 f"wrong request: {pairs} candidates of {len(requests)} users, allowed are "
                 f"{MAX_PAIRS} together: send several requests"
             )
-        done, ms = timed(many.rank_many, self.recommender, requests)
+        done, ms = timed(batch_requests.rank_many, self.recommender, requests)
         answers = [
             UserRanked(request.user_id, error=_told(one))
             if isinstance(one, Exception)

@@ -3,9 +3,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from gistrec import backbones, many
+from gistrec import backbones, batch_requests
+from gistrec.batch_requests import Candidates, NewEvents, observe_many, rank_many
 from gistrec.errors import ConflictError, DataError, StoreUnavailableError
-from gistrec.many import Candidates, NewEvents, observe_many, rank_many
 from gistrec.recommender import Event, Observed, Recommender, identity_recipe
 from gistrec.stores import open_store
 from gistrec.testing.data import stride_dataset
@@ -49,8 +49,8 @@ def requests() -> list[Candidates]:
 @pytest.mark.parametrize("scores", [1, 200, 1 << 18], ids=lambda n: f"{n} scores a call")
 @pytest.mark.parametrize("users", [1, 7, 32], ids=lambda n: f"{n} users a call")
 def test_many_are_ranked_as_one_by_one(recommender, monkeypatch, scores: int, users: int):
-    monkeypatch.setattr(many, "_SCORES_PER_CALL", scores)
-    monkeypatch.setattr(many, "_USERS_PER_CALL", users)
+    monkeypatch.setattr(batch_requests, "_SCORES_PER_CALL", scores)
+    monkeypatch.setattr(batch_requests, "_USERS_PER_CALL", users)
     for request, found in zip(requests(), rank_many(recommender, requests()), strict=True):
         expected = recommender.rank(request.user_id, request.item_ids, at=request.at)
         assert [s.item_id for s in found] == [s.item_id for s in expected]
