@@ -15,7 +15,13 @@ test: $(VENV)/.dev  ## all tests
 	$(BIN)/pytest -n $(WORKERS)
 
 slow: $(VENV)/.dev  ## only the tests that `make check` leaves out
-	$(BIN)/pytest -n $(WORKERS) -m slow
+	$(BIN)/pytest -n $(WORKERS) -m "slow and not browser"
+
+browser: $(VENV)/.dev  ## the dashboard's tests in a real browser (needs chromium: apt install chromium)
+	$(BIN)/pytest -m browser tests/server/test_pages.py
+
+screenshots: $(VENV)/.dev  ## the dashboard's pictures in docs/images, by the same tests
+	GISTREC_SCREENSHOTS=docs/images $(BIN)/pytest -m browser -k "accessible or follows" tests/server/test_pages.py
 
 demo: $(VENV)/.demo  ## train, compress and compare on a real log; see README
 	$(BIN)/gistrec demo
@@ -91,4 +97,4 @@ $(VENV)/.demo $(VENV)/.dev: $(VENV)/.%: pyproject.toml $(wildcard native/*)
 	@$(BIN)/python -m pip install --quiet --editable '.[$*]'
 	@touch $@ $(if $(filter dev,$*),$(VENV)/.demo)
 
-.PHONY: check test slow demo accuracy rescale long scan peers chaos fuzz load soak bench-smoke native-check fix golden clean help planted floors workers
+.PHONY: check test slow browser screenshots demo accuracy rescale long scan peers chaos fuzz load soak bench-smoke native-check fix golden clean help planted floors workers

@@ -9,7 +9,7 @@ import threading
 from typing import NamedTuple
 
 from gistrec import codecs
-from gistrec.codecs import Chain
+from gistrec.codecs import SLOTS, Chain
 from gistrec.dataset import Ints
 from gistrec.errors import BusyError, ConfigError, DataError
 from gistrec.fates import Run, fates
@@ -25,6 +25,9 @@ _FIT_EVENTS = 512
 """A recipe that is only looked at is fitted on the newest events of so many users."""
 _RECIPES = 8
 """So many of them are kept."""
+
+_LAST = 1 << 30
+"""Who looks at a long history comes after all who wait for a rebuild of theirs."""
 
 
 class Kept(NamedTuple):
@@ -134,9 +137,14 @@ class Views:
         stored: UserState | None,
         k: int,
     ) -> Kept:
-        (full,) = served.backbone.prefill([served.history(logged)], hints=True)
-        encoded = stored or recipe.chain.encode(full)
-        decoded = recipe.chain.decode(encoded)
+        chooses = any(codec.stage == SLOTS for codec in recipe.chain.codecs)
+        if stored is not None and not chooses:  # every slot of the model is there
+            encoded = stored
+            full = decoded = recipe.chain.decode(encoded)
+        else:
+            full = self._prefilled(served, logged)
+            encoded = stored or recipe.chain.encode(full)
+            decoded = recipe.chain.decode(encoded)
         index = served.items.indices(logged.item_id)
         seen: Ints = index[index >= 0]
         if served.scheme != "leave_last_out":
@@ -153,6 +161,11 @@ class Views:
             fates=fates(decoded, full, recipe.chain, index >= 0),
             items=scored(served.items, best.item_index, best.score.tolist()),
         )
+
+    def _prefilled(self, served: Served, logged: Logged) -> UserState:
+        history = served.history(logged)
+        with self._recommender.rebuilds.turn(len(history), model=_LAST):
+            return served.backbone.prefill([history], hints=True)[0]
 
     def _recipe(self, served: Served, chain: Chain) -> Recipe:
         """The chain fitted to users of the store, once."""

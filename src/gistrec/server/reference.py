@@ -21,10 +21,11 @@ gistrec keys revoke keys.jsonl --name shop  # running servers refuse it within a
 ```
 
 A key has 256 random bits, and the file holds its SHA-256 only. `read` lets ask for recommendations,
-states, statistics and metrics, `write` append events, `admin` erase. A scope implies no other. Open
-to all are `/healthz`, `/readyz`, `/openapi.json`, and the page `/`, which asks for a key and keeps
-it until it is closed. Keys cross the network as they are: give `--tls-cert` and `--tls-key`, or
-put the server behind a proxy that speaks TLS.
+states, statistics and metrics, `write` append events, `admin` erase and switch versions. A scope
+implies no other. Open to all are `/healthz`, `/readyz`, `/openapi.json`, and the dashboard `/`,
+which asks for a key and keeps it until it is closed; `/v1/access` answers any key. Keys cross the
+network as they are: give `--tls-cert` and `--tls-key`, or put the server behind a proxy that speaks
+TLS.
 
 Erasing takes everything of a user out of the store. An engine may keep the bytes on its disk until
 it uses the place again: lmdb in free pages of its file, Redis in its append-only file until that is
@@ -65,6 +66,15 @@ rewritten.
 in it has an `error`: look at each. Users do not depend on each other, so a batch of events is not
 all or nothing; events of one user are, as in `observe`. For the limits a batch is one request.
 
+## Looking at one user
+
+`/v1/look/...` answers for the dashboard: a part of the history with titles; what is stored, which
+events have a slot of their own, were merged or forgotten, and what is recommended; the same for
+another version, or for codecs that are typed in. Users stand in the bodies, so that no address
+holds them. `/v1/look/recipe` writes nothing. Codecs that are typed in are fitted to the newest 512
+events of 64 users of the store, one recipe at a time (503 for the others), and the last eight are
+kept; what they would learn from a whole log is `gistrec state fit`'s to say.
+
 ## Metrics and logs
 
 `/metrics` has `gistrec_request_seconds` (histogram by `route` and `status`),
@@ -90,7 +100,7 @@ def reference(operations: Sequence[Operation]) -> str:
         "<!-- Made by gistrec.server.http_reference(); do not edit. -->",
         "",
         "`gistrec serve` answers these; a running server describes itself at `/openapi.json` and",
-        "has a page to try it at `/`. Bodies are JSON, integers of 64 bits, times Unix seconds.",
+        "has a dashboard at `/`. Bodies are JSON, integers of 64 bits, times Unix seconds.",
         "An item id is a number or a text, as in the log that the model was trained on. A user id",
         "is any text of 1 to 256 bytes, percent-encoded in a path. Unknown fields and parameters",
         "are errors.",

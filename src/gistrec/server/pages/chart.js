@@ -24,7 +24,7 @@ export function lines(root, lines, show) {
     };
     plot = new uPlot({
       width: root.clientWidth, height: 150, legend: {show: false},
-      cursor: {show: false}, padding: [8, 8, 0, 0],
+      cursor: {show: false}, padding: [8, 30, 0, 0],
       scales: {x: {range: (_, low, high) => [Math.min(low, high - SHOWN_S), high]}, y: {range: (_, low, high) => [0, Math.max(high * 1.15, 1e-3)]}},
       axes: [
         {...axis, grid: {show: false}, space: 90, values: (_, ticks) => ticks.map(t => new Date(t * 1000).toTimeString().slice(0, 8))},

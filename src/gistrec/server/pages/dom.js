@@ -25,16 +25,17 @@ export function say(node, text, bad = false) {
   node.classList.toggle("bad", bad);
 }
 
-/** A table from heads and rows; a cell that is a number or begins with one stands on the right. */
+/**
+ * A table from heads and rows; numbers stand on the right.
+ * On a narrow screen rows become blocks, so the roles are written out: they would get lost.
+ */
 export function table(caption, heads, rows) {
-  const cell = (tag, value, column, extra = {}) =>
-    h(tag, {class: heads[column].number ? "number" : null, ...extra}, value);
-  return h("div", {class: "scroll", tabindex: "0", role: "region", "aria-label": caption},
-    h("table", {},
-      h("caption", {class: "unseen"}, caption),
-      h("thead", {}, h("tr", {}, heads.map((head, n) => cell("th", head.name, n, {scope: "col", title: head.help})))),
-      h("tbody", {}, rows.map(row => h("tr", {class: row.class}, row.cells.map((value, n) =>
-        n === 0 ? cell("th", value, n, {scope: "row"}) : cell("td", value, n)))))));
+  const cell = (tag, role, value, n) =>
+    h(tag, {role, class: heads[n].number ? "number" : null, "data-name": heads[n].name}, value);
+  return h("table", {role: "table", "aria-label": caption, class: heads.length > 4 ? "records" : null},
+    h("thead", {role: "rowgroup"}, h("tr", {role: "row"}, heads.map((head, n) => cell("th", "columnheader", head.name, n)))),
+    h("tbody", {role: "rowgroup"}, rows.map(row => h("tr", {role: "row", class: row.class}, row.cells.map((value, n) =>
+      n === 0 ? cell("th", "rowheader", value, n) : cell("td", "cell", value, n))))));
 }
 
 /** A figure with its name: `users  2,337`. */

@@ -3,7 +3,7 @@
 export const number = (value, digits = 0) => value.toLocaleString("en",
   {minimumFractionDigits: digits, maximumFractionDigits: digits});
 
-export function bytes(value) {
+export function bytes(value, digits = 1) {
   if (value === null || value === undefined) return "–";
   let unit = "B";
   for (const next of ["KB", "MB", "GB", "TB", "PB"]) {
@@ -11,7 +11,7 @@ export function bytes(value) {
     value /= 1024;
     unit = next;
   }
-  return `${number(value, unit === "B" || value >= 100 ? 0 : 1)} ${unit}`;
+  return `${number(value, unit === "B" || value >= 100 ? 0 : digits)} ${unit}`;
 }
 
 export function ms(value) {

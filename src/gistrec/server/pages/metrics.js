@@ -42,7 +42,7 @@ class Histogram {
   }
 }
 
-export const none = () => ({at: 0, requests: new Histogram(), refused: 0, failed: 0, stages: {}, found: {}});
+export const none = () => ({at: 0, requests: new Histogram(), refused: 0, failed: 0, stages: {}, found: {}, rebuilds: {}});
 
 /** Requests, stages and how states were found, since the server began. */
 export function parse(text) {
@@ -60,6 +60,8 @@ export function parse(text) {
       if (part === "count" && labels.status === "429") now.refused += value;
     } else if (metric === "gistrec_stage_seconds") {
       (now.stages[labels.stage] ??= new Histogram()).add(part, labels, value);
+    } else if (metric === "gistrec_rebuilds") {
+      now.rebuilds[labels.state] = value;
     } else if (metric === "gistrec_state_loads" && part === "total") {
       now.found[labels.found] = (now.found[labels.found] ?? 0) + value;
     }

@@ -7,6 +7,8 @@ import {every} from "./poll.js";
 
 export const title = "Models";
 
+const share = part => percent(part, part === 0 || part === 1 ? 0 : 1);
+
 export function open(root, shell) {
   const list = h("div", {class: "versions"}, loading("Counting states…"));
   const told = h("p", {role: "status", class: "told"});
@@ -46,9 +48,9 @@ export function open(root, shell) {
         h("dt", {}, "model"), h("dd", {}, h("code", {}, version.backbone ?? version.model)),
         h("dt", {}, "recipe"), h("dd", {}, h("code", {}, version.codec))),
       h("div", {class: "built"},
-        h("span", {class: "meter wide", role: "img", "aria-label": `${built === null ? "no user" : percent(built, 1)} built`},
+        h("span", {class: "meter wide", role: "img", "aria-label": built === null ? "no user" : `${share(built)} built`},
           h("i", {style: {width: `${100 * (built ?? 0)}%`}})),
-        h("span", {}, built === null ? "no user yet" : `${percent(built, 1)} of users built`)),
+        h("span", {}, built === null ? "no user yet" : `${share(built)} of users built`)),
       h("dl", {class: "figures small"},
         figure("states", number(version.states.users)),
         figure("p50", version.states.users ? bytes(version.states.bytes_p50) : "–"),
@@ -61,7 +63,7 @@ export function open(root, shell) {
 
   function ask(version, built) {
     const rest = built === null || built === 1 ? "Every user's state is there."
-      : `${percent(1 - built, 1)} of users have no state of it yet: each is rebuilt from the history when that user comes. Build them ahead with gistrec state build.`;
+      : `${share(1 - built)} of users have no state of it yet: each is rebuilt from the history when that user comes. Build them ahead with gistrec state build.`;
     sure.replaceChildren(h("h2", {id: "sure-title"}, `Serve ${version.version}?`),
       h("p", {}, h("code", {}, version.codec)), h("p", {}, rest),
       h("p", {class: "actions"},

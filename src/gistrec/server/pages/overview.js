@@ -39,7 +39,7 @@ export function open(root) {
   root.append(
     h("h1", {class: "unseen"}, "Overview"),
     h("section", {"aria-label": "Users and bytes"}, users),
-    h("div", {class: "pair"},
+    h("div", {class: "pair charts"},
       h("section", {}, h("h2", {}, "Requests per second ", nowRate), perSecond),
       h("section", {}, h("h2", {}, "Latency ", h("span", {class: "key a"}, "p50 "), nowP50,
         h("span", {class: "key b"}, "p99 "), nowP99), latency)),
@@ -52,7 +52,7 @@ export function open(root) {
   held.append(loading("Counting states…"));
 
   const ratePlot = lines(perSecond, [{color: "--accent", fill: "--wash"}], rate);
-  const timePlot = lines(latency, [{color: "--accent"}, {color: "--text"}], ms);
+  const timePlot = lines(latency, [{color: "--accent"}, {color: "--text"}], value => `${number(value)} ms`);
   const times = [], rates = [], p50s = [], p99s = [];
   let samples = [];
 
@@ -122,7 +122,8 @@ export function open(root) {
         class: (now.found[name] ?? 0) ? null : "zero",
         cells: [h("span", {title: what}, word), number(now.found[name] ?? 0),
           since.seconds === null ? "–" : rate((since.found[name] ?? 0) / since.seconds)],
-      }))), h("p", {class: "note"}, "A state that is lost or stale is rebuilt from the history: nothing else is."));
+      }))), h("p", {class: "note"}, "A state that is missing, stale or corrupt is rebuilt from the history; nothing is lost. Long rebuilds now: ",
+      `${number(now.rebuilds.running ?? 0)} running, ${number(now.rebuilds.waiting ?? 0)} waiting.`));
   }
 
   async function counted() {

@@ -4,7 +4,7 @@ import {svg} from "./dom.js";
 import {bytes} from "./format.js";
 import {frontier} from "./choice.js";
 
-const HEIGHT = 340, LEFT = 50, RIGHT = 14, TOP = 14, BOTTOM = 40;
+const HEIGHT = 380, LEFT = 50, RIGHT = 26, TOP = 14, BOTTOM = 40;
 
 /**
  * Draws a group's points, and again when the width changes.
@@ -37,7 +37,7 @@ export function pareto(root, group, pointed) {
     const parts = [];
     for (let power = low; power <= high; power += every) {
       parts.push(svg("line", {class: "grid", x1: x(2 ** power), x2: x(2 ** power), y1: TOP, y2: HEIGHT - BOTTOM}),
-        svg("text", {class: "tick", x: x(2 ** power), y: HEIGHT - BOTTOM + 16, "text-anchor": "middle"}, bytes(2 ** power)));
+        svg("text", {class: "tick", x: x(2 ** power), y: HEIGHT - BOTTOM + 16, "text-anchor": "middle"}, bytes(2 ** power, 0)));
     }
     for (let n = 0; n <= 4; n++) {
       const value = floor + (top - floor) * n / 4;

@@ -12,7 +12,9 @@ const OLDER = 100;
 let remembered = {user: "", other: ""};  // until the page is closed; never in its address
 
 export function open(root, shell) {
-  let user = null, past = null, events = [], stored = null, other = null, versions = [], serving = null, turn = 0;
+  let user = null, past = null, events = [], stored = null, other = null, turn = 0;
+  /** Resolves to the versions; counting them may take a while, and nothing else waits for it. */
+  let versions = null;
   const name = h("input", {id: "user-id", required: true, autocomplete: "off", spellcheck: "false", value: remembered.user});
   const told = h("p", {role: "status", class: "told"});
   const content = h("div", {});
@@ -21,7 +23,8 @@ export function open(root, shell) {
       h("label", {class: "field grow", for: "user-id"}, "User id", name),
       h("button", {class: "main"}, "Look")),
     content);
-  const choice = h("select", {id: "other", onchange: () => chosen()});
+  const choice = h("select", {id: "other", onchange: () => chosen()},
+    h("option", {value: ""}, "nothing"), h("option", {value: "codec"}, "other codecs, typed in"));
   const codec = h("input", {id: "codec", placeholder: "recent(keep=32) | int8()", spellcheck: "false", autocomplete: "off", required: true});
   const ownCodec = h("form", {class: "bar", hidden: true, onsubmit: event => { event.preventDefault(); compare(); }},
     h("label", {class: "field grow", for: "codec"}, "Codecs", codec), h("button", {}, "Compare"));
@@ -35,7 +38,7 @@ export function open(root, shell) {
     [stored, other, past, events] = [null, null, null, []];
     content.replaceChildren(told, loading("Reading the history…"));
     say(told, "");
-    await begin(mine);
+    versions ??= known();
     try {
       const [found, kept] = await Promise.all([
         api.post("v1/look/history", {user_id: id, events: OLDER}), api.post("v1/look/state", {user_id: id})]);
@@ -50,20 +53,22 @@ export function open(root, shell) {
     }
   }
 
-  async function begin(mine) {
-    if (serving) return;
+  async function known() {
+    let answer;
     try {
-      ({versions} = await api.get("v1/versions"));
+      answer = await api.get("v1/versions");
     } catch (error) {
-      if (mine === turn) say(told, error.message, true);
-      return;
+      versions = null;  // asked for again with the next user
+      say(told, error.message, true);
+      return [];
     }
-    serving = versions.find(version => version.serving);
-    choice.replaceChildren(h("option", {value: ""}, "nothing"),
-      ...versions.filter(version => version.here && !version.serving).map(version =>
-        h("option", {value: version.version}, `${version.version}: ${version.codec}`)),
-      h("option", {value: "codec"}, "other codecs, typed in"));
-    choice.value = remembered.other;
+    const others = answer.versions.filter(version => version.here && !version.serving);
+    choice.firstChild.after(...others.map(version => h("option", {value: version.version}, `${version.version}: ${version.codec}`)));
+    if (others.some(version => version.version === remembered.other)) {
+      choice.value = remembered.other;
+      if (stored) await chosen();
+    }
+    return answer.versions;
   }
 
   function arrange() {
@@ -141,6 +146,7 @@ export function open(root, shell) {
   async function append(id, label) {
     const before = [stored, other];
     try {
+      const serving = (await versions).find(version => version.serving);
       await api.append(user, id, serving?.item_id_type === "integer");
       const [found, kept] = await Promise.all([
         api.post("v1/look/history", {user_id: user, events: Math.min(events.length + 1, 500)}),
