@@ -25,6 +25,7 @@ from gistrec.backbones import Backbone
 from gistrec.dataset import SCHEMES, Batch, Dataset, Scheme, Vocabulary
 from gistrec.errors import ConfigError, DataError
 from gistrec.impressions import ImpressionBatch, Impressions
+from gistrec.torchrun import Processes, joined
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -147,7 +148,7 @@ def train(
     device: str = "cpu",
     **settings: Any,
 ) -> Model:
-    """Fit a backbone.
+    """Fit a backbone; in each of several processes if `torchrun` started them (`gistrec.torchrun`).
 
     Args:
         dataset: Histories; the last target of each user is left out of training (`holdout`). Or
@@ -167,7 +168,7 @@ def train(
         allowed = ", ".join(f.name for f in dataclasses.fields(Training))
         raise ConfigError(f"unknown training setting {sorted(unknown)[0]!r}: allowed: {allowed}")
     training = Training(**settings)
-    with torch.random.fork_rng(devices=[]):
+    with joined(device) as processes, torch.random.fork_rng(devices=[]):
         torch.manual_seed(training.seed)
         net = _built(backbone, dataset, training).to(device)
         optimizer = torch.optim.AdamW(
@@ -178,13 +179,15 @@ def train(
             fused=True,  # nine times faster on a table of 70,000 items
         )
         start, seconds = _resume(folder, net, optimizer, training)
-        seconds = _loop(dataset, net, optimizer, training, folder, report, start, seconds)
-    net.to("cpu").eval()
-    net.finish()
-    model = Model(net, dataset.items, training, seconds)
-    if folder is not None:
-        model.save(folder)
-        (Path(folder) / "checkpoint.safetensors").unlink(missing_ok=True)
+        written, told = (None, None) if processes.rank else (folder, report)
+        fit = net, optimizer, training, processes
+        seconds = _loop(dataset, *fit, written, told, start, seconds)
+        net.to("cpu").eval()
+        net.finish()
+        model = Model(net, dataset.items, training, seconds)
+        if written is not None:
+            model.save(written)
+            (Path(written) / "checkpoint.safetensors").unlink(missing_ok=True)
     return model
 
 
@@ -215,6 +218,7 @@ def _loop(
     net: Backbone,
     optimizer: torch.optim.Optimizer,
     training: Training,
+    processes: Processes,
     folder: str | Path | None,
     report: Callable[[Progress], None] | None,
     start: int,
@@ -225,7 +229,7 @@ def _loop(
     device = next(net.parameters()).device
     for epoch in range(start, training.epochs):
         # all randomness of an epoch follows from (seed, epoch), so a resumed run is the same run
-        torch.manual_seed(training.seed * 100_003 + epoch + 1)
+        torch.manual_seed(training.seed * 100_003 + epoch + 1 + 7919 * processes.rank)  # of dropout
         draw = torch.Generator().manual_seed(training.seed * 100_003 + epoch + 1)
         batches: list[Batch | ImpressionBatch] = list(
             dataset.batches(
@@ -243,11 +247,15 @@ def _loop(
             _set_rate(
                 optimizer, training, epoch * len(batches) + done, training.epochs * len(batches)
             )
-            loss = net.loss(batch.to(device), rng=draw)
+            part, loss = processes.part(batch), torch.zeros((), device=device)
             optimizer.zero_grad()
-            loss.backward()
+            if part.num_targets:
+                share = part.num_targets / batch.num_targets
+                loss = share * net.loss(part.to(device), rng=draw)
+                loss.backward()
+            processes.add_gradients(net)
             optimizer.step()
-            total, tokens = total + loss.item(), tokens + batch.item_BS.numel()
+            total, tokens = total + processes.add(loss.detach()), tokens + batch.item_BS.numel()
             if report is not None:
                 fraction = (epoch + (done + 1) / len(batches)) / training.epochs
                 rate = tokens / (time.perf_counter() - begun)

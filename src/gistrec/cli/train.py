@@ -43,7 +43,8 @@ def train(
     """Train a model on a log.
 
     In the end it says how accurate the model is on what was held out. A killed training is
-    continued by the same command.
+    continued by the same command. Several processes train together behind
+    `torchrun --nproc-per-node 2 -m`.
 
     Args:
         data: Log: a file, a MovieLens folder, or a spec such as "csv(path='log.csv', user='uid')".
@@ -59,19 +60,21 @@ def train(
         config: TOML file with options of this command (`learning_rate = 0.001`), such as a run file
             of `gistrec plan` or a model's run.toml; flags override it.
     """
-    from gistrec import codecs, metrics
+    from gistrec import codecs, metrics, torchrun
     from gistrec.build import fit_recipe
     from gistrec.evaluate import evaluate
     from gistrec.trackers import steps_to, tracker
 
     if codec is not None:
         codec = str(codecs.parse(codec))  # wrong ones are told before the training
-    told = None if log_to is None else tracker(log_to)
+    told = None if log_to is None or torchrun.rank() else tracker(log_to)
     dataset = dataset_of(data, min_events)
     run = run_of(dataset, backbone, settings, epochs=epochs, holdout=holdout)
     about = {"data": data, "min_events": min_events, "codec": codec}
     with nullcontext() if told is None else told.run(out.name, about | run) as log:
         model = trained(dataset, run, out, work, also=log and steps_to(log), **about)
+        if torchrun.rank():
+            return  # the first of the processes goes on
         if codec is not None:
             work.note(f"fitting {codec}")
             fit_recipe(model, dataset, codec).save(out / "recipe")
