@@ -1,8 +1,10 @@
 """The command line, run in this process where that shows the same."""
 
+import contextlib
 import dataclasses
 import inspect
 import json
+import os
 import re
 import shutil
 import signal
@@ -18,8 +20,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+from cyclopts import App
 
 from gistrec import catalogue, registry
+from gistrec.cli import app as gistrec_app
 from gistrec.cli import main
 from gistrec.cli._settings import TrainingSettings
 from gistrec.cli.train import train as train_verb
@@ -77,37 +81,14 @@ def service(tmp_path: Path, model: Path) -> list[object]:
 
 # ---- help and wrong use ----
 
-VERBS = [
-    "bench",
-    "data get",
-    "data list",
-    "data make",
-    "data stats",
-    "demo",
-    "doctor",
-    "keys add",
-    "keys list",
-    "keys revoke",
-    "methods",
-    "plan",
-    "recommend",
-    "report",
-    "serve",
-    "state build",
-    "state drop",
-    "state fit",
-    "state forget",
-    "state limit",
-    "state show",
-    "state stats",
-    "state sweep",
-    "state switch",
-    "train",
-    "vectors",
-]
+
+def verbs(app: App, *words: str) -> list[str]:
+    """All that can be called."""
+    names = [name for name in app if not name.startswith("-")]
+    return [v for name in names for v in verbs(app[name], *words, name)] or [" ".join(words)]
 
 
-@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("verb", verbs(gistrec_app))
 def test_every_verb_has_help_and_takes_json(run: Run, verb: str):
     done = run(*verb.split(), "--help")
     assert done.code == 0
@@ -121,6 +102,52 @@ def test_help_loads_nothing_heavy():
         "sys.exit(bool({'torch', 'duckdb', 'numpy'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish", "powershell"])
+def test_completion_is_a_script_for_the_shell(run: Run, shell: str):
+    done = run("completion", shell)
+    assert "gistrec" in done.out
+    assert run("completion", shell, "--json").document["script"].strip() == done.out.strip()
+
+
+def test_bash_takes_the_completion_script(run: Run, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    path = run("completion", "bash", "--install", "--json").document["installed"]
+    assert Path(path).is_relative_to(tmp_path)
+    assert subprocess.run(["bash", "-n", path]).returncode == 0
+
+
+def in_a_terminal(*words: str) -> str:
+    """What a person sees in 120 columns."""
+    import pty
+
+    leader, follower = pty.openpty()
+    environment = os.environ | {"TERM": "xterm-256color", "COLUMNS": "120"}
+    command = [sys.executable, "-m", "gistrec", *words]
+    gistrec = subprocess.Popen(command, stdout=follower, stderr=follower, env=environment)
+    os.close(follower)
+    seen = b""
+    with contextlib.suppress(OSError):  # of a terminal that was closed
+        while part := os.read(leader, 4096):
+            seen += part
+    os.close(leader)
+    assert gistrec.wait() == 0
+    return seen.decode()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="it has no pseudo-terminals")
+def test_a_terminal_gets_tables_and_progress_and_a_pipe_does_not(run: Run, log, tmp_path):
+    store = f"lmdb://{tmp_path / 'users'}?map_size=16m"
+    seen = in_a_terminal("import", str(log), "--store", store)
+    assert "importing" in seen
+    assert "of 1,200 events" in seen
+    assert "1,200 events of 30 users added" in re.sub(r"\s+", " ", seen)
+    assert run("import", log, "--store", store).err == ""
+    seen = in_a_terminal("state", "stats", "--store", store)
+    assert "history log" in seen
+    assert "\u2500\u2500" in seen
+    assert "\u2500" not in run("state", "stats", "--store", store).out
 
 
 def test_version(run: Run):

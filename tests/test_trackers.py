@@ -52,7 +52,9 @@ def mlflow(folder: Path) -> Told:
 @pytest.fixture(
     params=[
         tensorboard,
-        pytest.param(mlflow, marks=pytest.mark.slow),  # it makes the tables of a database
+        pytest.param(  # slow, because it makes the tables of a database
+            mlflow, marks=[pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
+        ),
     ],
     ids=lambda read: read.__name__,
 )

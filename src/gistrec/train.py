@@ -27,6 +27,9 @@ from gistrec.errors import ConfigError, DataError
 from gistrec.impressions import ImpressionBatch, Impressions
 from gistrec.torchrun import Processes, joined
 
+FORMAT = 1
+"""Of a model folder."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Training:
@@ -80,7 +83,7 @@ class Model:
         _write(folder / "items.json", json.dumps({"ids": ids, "titles": titles}).encode())
         _write(folder / "weights.safetensors", save(_contiguous(self.backbone.state_dict())))
         about = {
-            "format": 1,
+            "format": FORMAT,
             "backbone": str(self.backbone.spec),
             "num_items": self.backbone.num_items,
             "fingerprint": self.backbone.fingerprint(),
@@ -110,8 +113,19 @@ class Model:
             ) from None
         except (json.JSONDecodeError, SafetensorError) as error:
             raise DataError(f"{folder} is damaged ({error}): train again or copy it anew") from None
+        if about.get("format") != FORMAT:
+            raise DataError(
+                f"{folder} is a model of format {about.get('format')}, this gistrec reads format "
+                f"{FORMAT}: use the gistrec that wrote it, or train again"
+            )
         backbone = backbones.build(about["backbone"], num_items=about["num_items"])
-        backbone.load_state_dict(weights, assign=True)
+        try:
+            backbone.load_state_dict(weights, assign=True)
+        except RuntimeError as error:
+            raise DataError(
+                f"{folder}: the weights are not those of {about['backbone']} "
+                f"({str(error).splitlines()[-1].strip()}): copy it anew, or train again"
+            ) from None
         backbone.eval()
         if backbone.fingerprint() != about["fingerprint"]:
             raise DataError(

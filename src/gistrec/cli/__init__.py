@@ -13,6 +13,7 @@ from cyclopts import App, CycloptsError
 import gistrec
 from gistrec.cli._output import PARAMETER
 from gistrec.cli.bench import bench
+from gistrec.cli.completion import completion
 from gistrec.cli.data import app as data
 from gistrec.cli.demo import demo
 from gistrec.cli.doctor import doctor
@@ -41,6 +42,7 @@ app = App(
 )
 for verb in (
     bench,
+    completion,
     data,
     demo,
     doctor,

@@ -1,14 +1,27 @@
 """What a verb prints: text or JSON on stdout, progress and notes on stderr."""
 
+import contextlib
 import dataclasses
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
+import rich.box
+import rich.table
 from cyclopts import Parameter
-from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
+from rich.console import Console, RenderableType
+from rich.progress import (
+    BarColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
 
 
 def _shown(default: object) -> str | None:
@@ -28,11 +41,26 @@ class Output:
     json: bool = False
     """Print one JSON document on stdout instead of text."""
 
-    def show(self, document: Any, text: str) -> None:
-        """Print a result: plain data that JSON can hold, or the same for people."""
-        line = msgspec.json.encode(document).decode() if self.json else text
-        sys.stdout.write(line.rstrip("\n") + "\n")
-        sys.stdout.flush()
+    def show(self, document: Any, *parts: "str | Table") -> None:
+        """Print a result: plain data that JSON can hold, or the same for people.
+
+        Parts for people stand below each other. Tables are drawn where stdout is a terminal.
+        """
+        if self.json or not sys.stdout.isatty():
+            text = (
+                msgspec.json.encode(document).decode()
+                if self.json
+                else "\n\n".join(map(str, parts))
+            )
+            sys.stdout.write(text.rstrip("\n") + "\n")
+            sys.stdout.flush()
+            return
+        console = Console(highlight=False, markup=False, emoji=False)
+        for number, part in enumerate(parts):
+            if number:
+                console.print()
+            # a command that is to be copied must not be broken in the middle
+            console.print(part, soft_wrap=isinstance(part, str))
 
 
 @Parameter(name="*")
@@ -48,29 +76,97 @@ class Work(Output):
         if not (self.json or self.quiet):
             sys.stderr.write(text + "\n")
 
-    def progress(self, *columns: ProgressColumn | str) -> Progress:
-        """A bar with what is left, and columns of the verb's own."""
+    def progress(self, unit: str, *columns: ProgressColumn | str) -> Progress:
+        """A bar with what is done of the total, how fast it goes and how long it still takes.
+
+        Args:
+            unit: What is counted: "users". "" for a share of 1.
+            columns: Of the verb's own.
+        """
+        return self._progress(
+            BarColumn(),
+            _Count(unit),
+            *columns,
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+        )
+
+    @contextlib.contextmanager
+    def waiting(self, text: str) -> Iterator[None]:
+        """Says what is done and for how long already, where nobody knows how long it takes."""
+        with self._progress(SpinnerColumn(), TimeElapsedColumn()) as progress:
+            progress.add_task(text, total=None)
+            yield
+
+    def _progress(self, *columns: ProgressColumn | str) -> Progress:
         console = Console(stderr=True)
         return Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.percentage:>3.0f} %"),
+            TextColumn("{task.description}", markup=False),
             *columns,
-            TimeRemainingColumn(),
             console=console,
             disable=self.json or self.quiet or not console.is_terminal,
             transient=True,
         )
 
 
-def aligned(rows: Sequence[Sequence[str]], *, left: int = 1) -> str:
-    """Rows of cells as columns: the first `left` ones to the left, the others to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = []
-    for row in rows:
-        cells = [
-            cell.ljust(width) if n < left else cell.rjust(width)
-            for n, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append("  ".join(cells).rstrip())
-    return "\n".join(lines)
+class _Count(ProgressColumn):
+    """`1,200 of 6,000 users, 310 users/s`; or a percentage."""
+
+    def __init__(self, unit: str) -> None:
+        super().__init__()
+        self._unit = unit
+
+    def render(self, task: Task) -> Text:
+        """Of a bar."""
+        if not self._unit:
+            return Text(f"{task.percentage:>3.0f} %")
+        said = f"{task.completed:,.0f}"
+        if task.total is not None:
+            said += f" of {task.total:,.0f}"
+        said += f" {self._unit}"
+        if task.speed:
+            said += f", {task.speed:,.{0 if task.speed >= 10 else 1}f} {self._unit}/s"
+        return Text(said)
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """Rows of cells: aligned text where it is read by a program, drawn where by people."""
+
+    rows: Sequence[Sequence[str]]
+    left: int = 1
+    """So many columns are aligned to the left, the others to the right."""
+    title: str = ""
+    head: bool = False
+    """Whether the first row names the columns."""
+    styles: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """How a cell of this text is drawn."""
+
+    def __str__(self) -> str:
+        widths = [max(map(len, column)) for column in zip(*self.rows, strict=True)]
+        lines = [self.title] if self.title else []
+        for row in self.rows:
+            cells = [
+                cell.ljust(width) if n < self.left else cell.rjust(width)
+                for n, (cell, width) in enumerate(zip(row, widths, strict=True))
+            ]
+            lines.append("  ".join(cells).rstrip())
+        return "\n".join(lines)
+
+    def __rich__(self) -> RenderableType:
+        drawn = rich.table.Table(
+            box=rich.box.SIMPLE_HEAD,
+            show_header=self.head,
+            pad_edge=False,
+            title=Text(self.title) if self.title else None,
+            title_justify="left",
+            title_style="bold",
+        )
+        head, *rest = self.rows if self.head else ([""] * len(self.rows[0]), *self.rows)
+        for n, name in enumerate(head):
+            drawn.add_column(
+                Text(name), justify="left" if n < self.left else "right", overflow="fold"
+            )
+        for row in rest:
+            drawn.add_row(*(Text(cell, self.styles.get(cell, "")) for cell in row))
+        return drawn

@@ -66,8 +66,9 @@ def planned(run: Path, work: Work) -> Path:
             f"for the final model, gistrec train --run {run}"
         )
     if not recipe.exists():
-        work.note(f"fitting {codec}")
-        fit_recipe(model, dataset_of(data, min_events), codec).save(recipe)
+        dataset = dataset_of(data, min_events, work)
+        with work.waiting(f"fitting {codec}"):
+            fit_recipe(model, dataset, codec).save(recipe)
     elif (before := Recipe.load(recipe).manifest.codec) != codec:
         raise ConfigError(
             f"{folder} keeps states as {before}, not as {codec}: serve it with --model, or change "

@@ -39,12 +39,13 @@ class TrainingSettings:
     """Seed of weights, order and dropout."""
 
 
-def dataset_of(data: str, min_events: int) -> "Dataset":
+def dataset_of(data: str, min_events: int, work: Work) -> "Dataset":
     """The data set of a `--data` option."""
     from gistrec.dataset import Dataset
     from gistrec.events import read
 
-    return Dataset.from_events(read(data), min_events=min_events)
+    with work.waiting(f"reading {data}"):
+        return Dataset.from_events(read(data), min_events=min_events)
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -138,7 +139,7 @@ def trained(
         work.note(f"{folder} holds a part of this training: it is continued")
     write_run(folder / RUN_FILE, about | run)
     settings = {name: value for name, value in run.items() if name not in ("backbone", "log")}
-    with work.progress(TextColumn("{task.fields[now]}")) as progress:
+    with work.progress("", TextColumn("{task.fields[now]}")) as progress:
         bar = progress.add_task("training", total=1.0, now="")
 
         def report(at: "Progress") -> None:

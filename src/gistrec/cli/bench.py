@@ -69,7 +69,7 @@ def bench(
         codecs.parse(spec)  # wrong ones are told before the training
     if grid is not None and (model is not None or codec or budget_bytes):
         raise ConfigError("--grid names its codecs and budgets: give --backbone and none of those")
-    dataset = dataset_of(data, min_events)
+    dataset = dataset_of(data, min_events, work)
     if grid is not None:
         known = results.load(out) if out.exists() else []
         if grid == "finalists":
@@ -134,5 +134,6 @@ def _show(rows: list[Row], out: Path, work: Work) -> None:
     report = f"gistrec report {out} --html {out.with_suffix('.html')}"
     work.show(
         {"results": str(out), "rows": rows, "report": report},
-        f"{tables(rows)}\n\n{len(rows)} rows are in {out}; see them: {report}",
+        *tables(rows),
+        f"{len(rows)} rows are in {out}; see them: {report}",
     )

@@ -5,9 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from cyclopts import App
-from rich.progress import DownloadColumn
 
-from gistrec.cli._output import PARAMETER, Output, Work, aligned
+from gistrec.cli._output import PARAMETER, Output, Table, Work
 
 app = App(
     name="data", help="Fetch, look at and write interaction logs.", default_parameter=PARAMETER
@@ -24,7 +23,7 @@ def list_(*, output: Output = Output()) -> None:
         for name, d in DATASETS.items()
     }
     rows = [[name, f"{d.size_bytes / 1e6:,.0f} MB", d.terms] for name, d in DATASETS.items()]
-    output.show(document, aligned(rows, left=3))
+    output.show(document, Table(rows, left=3))
 
 
 @app.command
@@ -37,7 +36,7 @@ def get(name: str, /, *, out: Path = Path("data"), work: Work = Work()) -> None:
     """
     from gistrec.download import DATASETS, fetch
 
-    with work.progress(DownloadColumn()) as progress:
+    with work.progress("bytes") as progress:
         bar = progress.add_task(name)
         folder = fetch(
             name,
@@ -49,7 +48,7 @@ def get(name: str, /, *, out: Path = Path("data"), work: Work = Work()) -> None:
 
 
 @app.command
-def stats(data: str, /, *, output: Output = Output()) -> None:
+def stats(data: str, /, *, work: Work = Work()) -> None:
     """Say what a log looks like: users, items, lengths, ties, repeats.
 
     Args:
@@ -58,12 +57,13 @@ def stats(data: str, /, *, output: Output = Output()) -> None:
     from gistrec.events import read
     from gistrec.log_stats import describe
 
-    found = describe(read(data))
-    output.show(found, "\n".join(found.lines()))
+    with work.waiting(f"reading {data}"):
+        found = describe(read(data))
+    work.show(found, "\n".join(found.lines()))
 
 
 @app.command
-def make(data: str = "synthetic()", /, *, out: Path, output: Output = Output()) -> None:
+def make(data: str = "synthetic()", /, *, out: Path, work: Work = Work()) -> None:
     """Write a log as Parquet, by default a synthetic one.
 
     Titles of items, where known, go to `<out>-items.parquet`, where `read` finds them.
@@ -74,7 +74,8 @@ def make(data: str = "synthetic()", /, *, out: Path, output: Output = Output()) 
     """
     from gistrec.events import read
 
-    events = read(data)
+    with work.waiting(f"reading {data}"):
+        events = read(data)
     columns = {
         "user_id": events.user_id,
         "item_id": events.item_id,
@@ -85,7 +86,7 @@ def make(data: str = "synthetic()", /, *, out: Path, output: Output = Output()) 
         titles = {"item_id": [*events.titles], "title": [*events.titles.values()]}
         _write(out.with_name(f"{out.stem}-items.parquet"), titles)
     _write(out, {name: c for name, c in columns.items() if c is not None})
-    output.show({"data": str(out), "events": len(events)}, f"{out}: {len(events):,} events")
+    work.show({"data": str(out), "events": len(events)}, f"{out}: {len(events):,} events")
 
 
 def _write(out: Path, columns: Mapping[str, Any]) -> None:

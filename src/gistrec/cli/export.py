@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-from rich.progress import MofNCompleteColumn
-
 from gistrec.cli._output import Work
 
 
@@ -23,8 +21,8 @@ def export(*, store: str, out: Path, text_users: bool = False, work: Work = Work
     from gistrec.stores import open_store
     from gistrec.transfer import export_events
 
-    with open_store(store) as opened, work.progress(MofNCompleteColumn()) as progress:
-        bar = progress.add_task("events", total=None)
+    with open_store(store) as opened, work.progress("events") as progress:
+        bar = progress.add_task("exporting", total=None)
         found = export_events(
             HistoryLog(opened),
             out,

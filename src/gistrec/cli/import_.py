@@ -2,8 +2,6 @@
 
 import time
 
-from rich.progress import TextColumn
-
 from gistrec.cli._output import Work
 from gistrec.errors import ConfigError
 
@@ -30,15 +28,14 @@ def import_(data: str, /, *, store: str, work: Work = Work()) -> int:
     if store.startswith("ram:"):
         raise ConfigError("ram:// forgets everything at the end: give lmdb://folder or redis://")
     with open_store(store) as opened:
-        work.note(f"reading {data}")
-        events = read(data)
+        with work.waiting(f"reading {data}"):
+            events = read(data)
         begun = time.perf_counter()
-        with work.progress(TextColumn("{task.fields[rate]}")) as progress:
-            bar = progress.add_task("events", total=len(events), rate="")
+        with work.progress("events") as progress:
+            bar = progress.add_task("importing", total=len(events))
 
             def report(done: int, total: int) -> None:
-                rate = f"{done / (time.perf_counter() - begun):,.0f} events/s"
-                progress.update(bar, completed=done, total=total, rate=rate)
+                progress.update(bar, completed=done, total=total)
 
             found = import_events(HistoryLog(opened), events, report=report)
         seconds = time.perf_counter() - begun

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
 
-from gistrec.cli._output import PARAMETER, Output, aligned
+from gistrec.cli._output import PARAMETER, Output, Table
 
 app = App(
     name="keys",
@@ -62,4 +62,4 @@ def list_(file: Path, /, *, output: Output = Output()) -> None:
     keys = read_keys(file)
     document = [{"name": k.name, "scopes": k.scopes, "created": k.created} for k in keys]
     rows = [[k.name, " ".join(k.scopes), k.created] for k in keys]
-    output.show(document, aligned(rows, left=3) if rows else "no keys")
+    output.show(document, Table(rows, left=3) if rows else "no keys")

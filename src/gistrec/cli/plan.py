@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
-from rich.progress import MofNCompleteColumn, TextColumn
+from rich.progress import TextColumn
 
-from gistrec.cli._output import Work, aligned
+from gistrec.cli._output import Table, Work
 from gistrec.cli._settings import TrainingSettings, dataset_of, run_of, trained, write_run
 from gistrec.errors import ConfigError
 
@@ -73,7 +73,7 @@ def plan(
     wanted = Wanted(
         budget_bytes=budget_bytes, p99_ms=p99_ms, trials=trials, users=users, seed=settings.seed
     )
-    dataset = dataset_of(data, min_events)
+    dataset = dataset_of(data, min_events, work)
     if model is not None:
         models = {model: Model.load(model)}
     else:
@@ -84,8 +84,8 @@ def plan(
             folder = out.with_name(f"{out.stem}-model-{key}")
             work.note(f"training {spec}")
             models[folder] = trained(dataset, run, folder, work, data=data, min_events=min_events)
-    with work.progress(MofNCompleteColumn(), TextColumn("{task.fields[best]}")) as progress:
-        bar = progress.add_task("recipes", total=trials, best="")
+    with work.progress("recipes", TextColumn("{task.fields[best]}")) as progress:
+        bar = progress.add_task("searching", total=trials, best="")
         best = 0.0
 
         def report(tried: int, row: "Row") -> None:
@@ -102,7 +102,7 @@ def plan(
     facts = _facts(found, wanted, folder)
     write_run(out, about | _final_run(dataset, models[folder]) | {"plan": facts})
     document = dataclasses.asdict(found) | {"out": str(out), "trials": str(rows)}
-    work.show(document, _in_words(found, out, rows))
+    work.show(document, *_in_words(found, out, rows))
 
 
 def _with_memories(backbone: str, memories: list[str], num_items: int, work: Work) -> list[str]:
@@ -158,7 +158,7 @@ def _facts(found: "Plan", wanted: Any, folder: Path) -> dict[str, Any]:
     return facts | numbers | {"validation_users": chosen["users"], "warning": found.warning}
 
 
-def _in_words(found: "Plan", out: Path, rows: Path) -> str:
+def _in_words(found: "Plan", out: Path, rows: Path) -> tuple[Table, str]:
     from gistrec.summary import decimal, human_bytes
 
     chosen = found.chosen
@@ -201,4 +201,5 @@ def _in_words(found: "Plan", out: Path, rows: Path) -> str:
         said += f"\nwarning: {found.warning}"
     said += f"\n{out} holds it, {rows} the {found.tried} recipes that were tried"
     said += f"\ntrain the final model: gistrec train --run {out} --out model"
-    return f"{aligned(table)}\n\n{said}\nserve the one that was measured: gistrec serve --run {out}"
+    said += f"\nserve the one that was measured: gistrec serve --run {out}"
+    return Table(table, head=True), said

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from gistrec.cli._output import Output, aligned
+from gistrec.cli._output import Output, Table
 from gistrec.cli._service import Service
 
 
@@ -30,4 +30,4 @@ def recommend(
         [str(n), i.title, str(i.item_id), f"{i.score:.3f}"] for n, i in enumerate(items, start=1)
     ]
     document = {"user_id": user, "items": [item._asdict() for item in items]}
-    output.show(document, aligned([["", "title", "item_id", "score"], *rows], left=2))
+    output.show(document, Table([["", "title", "item_id", "score"], *rows], left=2, head=True))

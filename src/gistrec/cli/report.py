@@ -6,9 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.progress import MofNCompleteColumn
-
-from gistrec.cli._output import Work, aligned
+from gistrec.cli._output import Table, Work
 from gistrec.errors import DataError
 
 if TYPE_CHECKING:
@@ -45,26 +43,26 @@ def report(
     if not rows:
         raise DataError(f"{results} holds no result row: run `gistrec bench` first")
     document: dict[str, Any] = {"benches": [_plain(bench) for bench in benches(rows)]}
-    text = to_markdown(rows) if markdown else tables(rows)
+    parts: list[str | Table] = [to_markdown(rows)] if markdown else [*tables(rows)]
     if html is not None:
         html.parent.mkdir(parents=True, exist_ok=True)
         part = html.with_name(html.name + ".part")
         part.write_text(to_html(rows), encoding="utf-8")
         os.replace(part, html)
         document["html"] = str(html)
-        text += f"\n\nopen {html} in a browser"
+        parts.append(f"open {html} in a browser")
     if log_to is not None:
         from gistrec.trackers import push, tracker
 
         to = tracker(log_to)
-        with work.progress(MofNCompleteColumn()) as progress:
-            bar = progress.add_task("rows", total=len(rows))
+        with work.progress("rows") as progress:
+            bar = progress.add_task("telling", total=len(rows))
             document["told"] = push(rows, to, report=lambda: progress.advance(bar))
-        text += f"\n\n{document['told']} of {len(rows)} rows were new to {log_to}"
-    work.show(document, text)
+        parts.append(f"{document['told']} of {len(rows)} rows were new to {log_to}")
+    work.show(document, *parts)
 
 
-def catalogues(rows: Sequence["Row"]) -> dict[tuple[str, str], str]:
+def catalogues(rows: Sequence["Row"]) -> dict[tuple[str, str], Table]:
     """By log and split, for those with many recipes: what each method keeps at each budget."""
     recipes = {(r["data"], r["split"], r["backbone"], r.get("recipe")) for r in rows}
     counts = Counter((data, split) for data, split, _, _ in recipes)
@@ -73,15 +71,19 @@ def catalogues(rows: Sequence["Row"]) -> dict[tuple[str, str], str]:
     from gistrec import standings
 
     return {
-        (found.data, found.split): f"{found.data}, {found.split}: % of the NDCG@10 of "
-        f"{found.base.backbone} kept, offline, within so many bytes\n"
-        + aligned(standings.table(found), left=2)
+        (found.data, found.split): Table(
+            standings.table(found),
+            left=2,
+            title=f"{found.data}, {found.split}: % of the NDCG@10 of {found.base.backbone} kept, "
+            "offline, within so many bytes",
+            head=True,
+        )
         for found in standings.of(rows)
         if counts[found.data, found.split] > MANY
     }
 
 
-def tables(rows: Sequence["Row"]) -> str:
+def tables(rows: Sequence["Row"]) -> list[Table]:
     """A short table for each bench, references first, then states by bytes; or a catalogue's."""
     from gistrec.summary import benches, decimal, human_bytes
 
@@ -100,15 +102,16 @@ def tables(rows: Sequence["Row"]) -> str:
         ]
 
     many = catalogues(rows)
-    parts = list(many.values())
+    out = list(many.values())
     for bench in benches(rows):
         if (bench.data, bench.split) in many:
             continue
         references = [p for p in bench.points if p.kind in ("baseline", "recompute")]
         head = ["kept of a user", "state", "log", "NDCG@10 (95 %)", "drift", "of full", "recommend"]
         table = [head, *(cells(bench, point) for point in (*references, *bench.recipes))]
-        parts.append(f"{bench.data}, {bench.split}, {bench.backbone}\n{aligned(table)}")
-    return "\n\n".join(parts)
+        title = f"{bench.data}, {bench.split}, {bench.backbone}"
+        out.append(Table(table, title=title, head=True))
+    return out
 
 
 def _plain(bench: "Bench") -> dict[str, Any]:

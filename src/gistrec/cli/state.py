@@ -5,9 +5,8 @@ from pathlib import Path
 from typing import Literal
 
 from cyclopts import App
-from rich.progress import MofNCompleteColumn
 
-from gistrec.cli._output import PARAMETER, Output, Work, aligned
+from gistrec.cli._output import PARAMETER, Output, Table, Work
 from gistrec.cli._service import Service
 from gistrec.cli._settings import dataset_of
 from gistrec.cli._units import num_bytes, seconds
@@ -46,12 +45,11 @@ def build(
     with open_store(service.store) as opened:
         total = sum(1 for _ in HistoryLog(opened).users())
     begun = time.perf_counter()
-    with work.progress(MofNCompleteColumn(), "{task.fields[rate]:,.0f} users/s") as progress:
-        bar = progress.add_task("users", total=total, rate=0.0)
+    with work.progress("users") as progress:
+        bar = progress.add_task("building", total=total)
 
         def report(done: Part) -> None:
-            rate = done.users / (time.perf_counter() - begun)
-            progress.update(bar, completed=done.total, rate=rate)
+            progress.update(bar, completed=done.total)
 
         built = build_all(
             service.model, service.store, workers=workers, engine=engine, report=report
@@ -82,9 +80,9 @@ def fit(*, model: Path, codec: str, data: str, min_events: int = 5, work: Work =
 
     codecs.parse(codec)
     fitted = Model.load(model)
-    dataset = dataset_of(data, min_events)
-    work.note(f"fitting {codec}")
-    recipe = fit_recipe(fitted, dataset, codec)
+    dataset = dataset_of(data, min_events, work)
+    with work.waiting(f"fitting {codec}"):
+        recipe = fit_recipe(fitted, dataset, codec)
     recipe.save(model / "recipe")
     work.show(
         {"model": str(model), "codec": str(recipe.chain), "shared_bytes": recipe.shared_bytes},
@@ -104,7 +102,7 @@ def show(user: str, /, *, service: Service, output: Output = Output()) -> None:
     if found is None:
         raise DataError(f"nothing is stored about user {user!r} in {service.shown_store}")
     document = found._asdict()
-    output.show(document, aligned([[name, str(value)] for name, value in document.items()], left=2))
+    output.show(document, Table([[name, str(value)] for name, value in document.items()], left=2))
 
 
 @app.command
@@ -134,7 +132,7 @@ def stats(*, store: str, project_users: int | None = None, work: Work = Work()) 
     from gistrec.store_stats import store_stats
     from gistrec.stores import open_store
 
-    with open_store(store) as opened, work.progress("{task.completed:,} entries") as progress:
+    with open_store(store) as opened, work.progress("entries") as progress:
         bar = progress.add_task("counting", total=None)
         found = store_stats(opened, report=lambda entries: progress.advance(bar, entries))
     rows = [("history log", "", found.log)]
@@ -164,8 +162,8 @@ def stats(*, store: str, project_users: int | None = None, work: Work = Work()) 
             "log_bytes": found.log.projected(project_users),
             "state_bytes": {v.version: v.states.projected(project_users) for v in found.versions},
         }
-    note = "\n* serves" if any(v.serving for v in found.versions) else ""
-    work.show(document, aligned(table, left=2) + note)
+    note = ["* serves"] if any(v.serving for v in found.versions) else []
+    work.show(document, Table(table, left=2, head=True), *note)
 
 
 @app.command
@@ -182,7 +180,7 @@ def drop(version: str, /, *, store: str, work: Work = Work()) -> None:
     from gistrec.stores import open_store
     from gistrec.sweep import drop as drop_states
 
-    with open_store(store) as opened, work.progress("{task.completed:,} states") as progress:
+    with open_store(store) as opened, work.progress("states") as progress:
         bar = progress.add_task("dropping", total=None)
         states, nbytes = drop_states(
             opened, version, report=lambda count: progress.advance(bar, count)
@@ -249,7 +247,7 @@ def limit(
         now = settings.read()
     document = {name: getattr(now, name) for name in asked}
     lines = [[name, "none" if value is None else f"{value:,}"] for name, value in document.items()]
-    output.show(document, aligned(lines, left=1))
+    output.show(document, Table(lines))
 
 
 @app.command
@@ -262,7 +260,7 @@ def sweep(*, store: str, work: Work = Work()) -> None:
     from gistrec.stores import open_store
     from gistrec.sweep import sweep as sweep_store
 
-    with open_store(store) as opened, work.progress("{task.completed:,} entries") as progress:
+    with open_store(store) as opened, work.progress("entries") as progress:
         bar = progress.add_task("sweeping", total=None)
         swept = sweep_store(opened, report=lambda entries: progress.advance(bar, entries))
     work.show(

@@ -68,7 +68,7 @@ def train(
     if codec is not None:
         codec = str(codecs.parse(codec))  # wrong ones are told before the training
     told = None if log_to is None or torchrun.rank() else tracker(log_to)
-    dataset = dataset_of(data, min_events)
+    dataset = dataset_of(data, min_events, work)
     run = run_of(dataset, backbone, settings, epochs=epochs, holdout=holdout)
     about = {"data": data, "min_events": min_events, "codec": codec}
     with nullcontext() if told is None else told.run(out.name, about | run) as log:
@@ -76,8 +76,8 @@ def train(
         if torchrun.rank():
             return  # the first of the processes goes on
         if codec is not None:
-            work.note(f"fitting {codec}")
-            fit_recipe(model, dataset, codec).save(out / "recipe")
+            with work.waiting(f"fitting {codec}"):
+                fit_recipe(model, dataset, codec).save(out / "recipe")
         document: dict[str, Any] = {
             "model": str(out),
             "backbone": run["backbone"],
@@ -86,9 +86,9 @@ def train(
         }
         text = f"{out}: {run['backbone']}" + (f", states as {codec}" if codec else "")
         if holdout:
-            work.note("measuring accuracy on what was held out")
             split = dataset.split(settings.scheme, holdout=holdout - 1)
-            found = evaluate(model.backbone, dataset, split, scheme=settings.scheme)
+            with work.waiting("measuring accuracy on what was held out"):
+                found = evaluate(model.backbone, dataset, split, scheme=settings.scheme)
             low, high = metrics.interval(found["ndcg_10"])
             means = {name: float(values.mean()) for name, values in found.items()}
             if log is not None:

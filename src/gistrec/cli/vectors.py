@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-from rich.progress import MofNCompleteColumn
-
 from gistrec.cli._output import Work
 
 
@@ -31,10 +29,10 @@ def vectors(
     else:
         with (
             Recommender.load(model, store=store) as recommender,
-            work.progress(MofNCompleteColumn()) as progress,
+            work.progress("users") as progress,
         ):
             items = export_items(recommender.model, out)
-            bar = progress.add_task("users", total=sum(1 for _ in recommender.log.users()))
+            bar = progress.add_task("vectors", total=sum(1 for _ in recommender.log.users()))
             users = export_users(
                 recommender, out, at=at, report=lambda done: progress.update(bar, completed=done)
             )

@@ -57,6 +57,13 @@ class EventSource(ABC):
             DataError: naming the file, the column, the row and what to do.
         """
 
+    def rows_out_of_order(self) -> int | None:
+        """Rows that are earlier than the row before of the same user; None where there is no file.
+
+        `read` sorts them.
+        """
+        return None
+
 
 COMPONENT_BASES = (EventSource,)
 
@@ -69,6 +76,15 @@ def read(spec: str | Path) -> Events:
 
     Raises:
         ConfigError: unknown source or option. DataError: the log is missing or wrong.
+    """
+    return dataclasses.replace(source_of(spec).read(), source=str(spec))
+
+
+def source_of(spec: str | Path) -> EventSource:
+    """The source that `read` reads.
+
+    Raises:
+        ConfigError: unknown source or option. DataError: nobody reads such a path.
     """
     text = str(spec)
     path = Path(text)
@@ -92,7 +108,7 @@ def read(spec: str | Path) -> Events:
         if len(parts) != 1:
             raise ConfigError(f"a log is one source, given {text!r}")
         source = _build(parts[0].name, **parts[0].options)
-    return dataclasses.replace(source.read(), source=text)
+    return source
 
 
 def from_table(

@@ -261,6 +261,19 @@ class LogFile(EventSource):
             )
         return dataclasses.replace(events, titles=self._titles(path, events.item_id))
 
+    def rows_out_of_order(self) -> int:
+        """Rows that are earlier than the row before of the same user."""
+        path = existing(self.path)
+        with connect(str(path)) as con:
+            relation, columns = self._scan(con, path), self._columns()
+            _stage(con, relation, columns, ())
+            ticks = check(con, relation, columns, half_stars=False).ticks
+            found = con.execute(
+                f"SELECT count(*) FROM (SELECT {ticks} AS ticks, lag({ticks}) OVER "
+                '(PARTITION BY "user" ORDER BY row) AS before FROM raw) WHERE ticks < before'
+            ).fetchall()
+        return int(found[0][0])
+
     def _titles(self, path: Path, item_id: Ids) -> dict[Any, str]:
         if self.titles:
             return read_titles(Path(self.titles), item_id, required=True)

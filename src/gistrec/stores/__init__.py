@@ -104,6 +104,10 @@ class StateStore(ABC):
     def close(self) -> None:
         """Release files and connections; closing twice is harmless."""
 
+    def room(self) -> int | None:
+        """Bytes that it can still grow by; None where the engine does not say."""
+        return None
+
     def get(self, key: str) -> Entry | None:
         """The entry of a key, or None."""
         return self.get_many([key])[0]

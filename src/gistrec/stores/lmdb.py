@@ -25,6 +25,7 @@ bytes; a larger one takes whole pages, so 4080 bytes cost one page and 4096 cost
 
 import errno
 import os
+import shutil
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -242,6 +243,12 @@ class Lmdb(StateStore):
         What has no date must never count as old: a history would be lost.
         """
         return float(version >> _NUMBER_BITS) or time.time()
+
+    def room(self) -> int:
+        """What is left of `map_size` or of the disk, whichever is less."""
+        env = self._environment().env
+        used = (env.info()["last_pgno"] + 1) * env.stat()["psize"]
+        return min(self._environment().map_size - used, shutil.disk_usage(self._path).free)
 
     def close(self) -> None:
         """Give the folder back; the last one to do so closes it."""

@@ -1,4 +1,7 @@
-"""Whether this machine has what gistrec needs, and what to do where it does not."""
+"""What is wrong with an installation, a store, a model or a log, and what to do.
+
+Nothing is raised, whatever is wrong: it belongs in the list.
+"""
 
 import os
 import platform
@@ -6,49 +9,35 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable
-from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
-from typing import Literal
+
+from gistrec.doctor._check import Check, attempt
+from gistrec.doctor._log import check_log
+from gistrec.doctor._model import check_model
+from gistrec.doctor._store import check_store
+
+__all__ = ["Check", "check", "check_log", "check_model", "check_store"]
 
 LEAST_PYTHON = (3, 11)
 LEAST_FREE_BYTES = 1 << 30
 
 
-@dataclass(frozen=True)
-class Check:
-    """One thing looked at."""
-
-    name: str
-    status: Literal["ok", "missing", "broken"]
-    """`missing` is optional, `broken` is needed."""
-    detail: str
-    """What was found, or what to do."""
-
-
 def check() -> list[Check]:
-    """Look at everything; nothing is raised, whatever is wrong."""
+    """Look at this machine and what is installed."""
     requirements = _requirements()
     extras = dict.fromkeys(re.findall(r'extra == "(\w+)"', "\n".join(requirements)))
     return [
-        _try("python", _python),
-        _try("gistrec", lambda: version("gistrec")),
+        attempt("python", _python),
+        attempt("gistrec", lambda: version("gistrec")),
         *(_needed(r) for r in requirements if "extra ==" not in r),
         *(_extra(name, requirements) for name in extras if name != "dev"),
-        _try("compute", _compute),
-        _try("kernels", _kernels),
-        _try("methods", _methods),
-        _try("temporary folder", _temporary),
-        _try("store", _store),
+        attempt("compute", _compute),
+        attempt("kernels", _kernels),
+        attempt("methods", _methods),
+        attempt("temporary folder", _temporary),
+        attempt("store", _lmdb),
     ]
-
-
-def _try(name: str, look: Callable[[], str]) -> Check:
-    try:
-        return Check(name, "ok", look())
-    except Exception as error:  # whatever it is, it belongs in the list
-        return Check(name, "broken", str(error) or type(error).__name__)
 
 
 def _python() -> str:
@@ -68,7 +57,7 @@ def _requirements() -> list[str]:
 
 def _needed(requirement: str) -> Check:
     """A library that every install has."""
-    return _try(_name(requirement), lambda: _version(requirement))
+    return attempt(_name(requirement), lambda: _version(requirement))
 
 
 def _extra(extra: str, requirements: list[str]) -> Check:
@@ -159,7 +148,7 @@ def _temporary() -> str:
     return f"{folder}, {free_bytes / 2**30:,.0f} GiB free"
 
 
-def _store() -> str:
+def _lmdb() -> str:
     """What is written to lmdb is there again after reopening."""
     from gistrec.stores import open_store
 
