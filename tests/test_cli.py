@@ -28,7 +28,9 @@ from gistrec.cli import main
 from gistrec.cli._settings import TrainingSettings
 from gistrec.cli.train import train as train_verb
 from gistrec.events import Events, read
+from gistrec.history_log import HistoryLog
 from gistrec.measure import Rules
+from gistrec.stores import open_store
 from gistrec.testing.servers import valkey_server
 from gistrec.train import Model, Training
 
@@ -690,6 +692,18 @@ def test_import_and_export(run: Run, log: Path, tmp_path: Path):
     assert "1,200 were there already" in again.out
     assert run("export", "--store", store, "--out", out).out == f"{out}: 1,200 events of 30 users\n"
     assert read(out).item_id.tolist() == read(log).item_id.tolist()
+
+
+def test_an_export_with_actions_says_how_they_come_back(run: Run, tmp_path: Path):
+    log, out = tmp_path / "log.csv", tmp_path / "out.parquet"
+    log.write_text("user_id,item_id,timestamp,did\n7,1,5,2\n7,2,6,3\n")
+    stores = [f"lmdb://{tmp_path / name}?map_size=64m" for name in "ab"]
+    run("import", f"csv(path='{log}', action='did')", "--store", stores[0])
+    said = run("export", "--store", stores[0], "--out", out).out
+    spec = re.search(r'import it as "(.+)"\n', said)[1]
+    run("import", spec, "--store", stores[1])
+    with open_store(stores[1]) as store:
+        assert HistoryLog(store).read("7").action.tolist() == [2, 3]
 
 
 def test_an_import_that_contradicts_the_store_fails(run: Run, tmp_path: Path):

@@ -52,6 +52,8 @@ class Exported(NamedTuple):
 
     users: int
     events: int
+    actions: bool = False
+    """Whether there is a column of actions."""
 
 
 def import_events(log: HistoryLog, events: Events, *, report: Report | None = None) -> Imported:
@@ -136,7 +138,7 @@ def export_events(
             report(min(written, shape.events), shape.events)
 
     written = parquet.write(out, shape.columns, _chunks(log, users, shape), report=told)
-    return Exported(len(users), written)
+    return Exported(len(users), written, shape.actions)
 
 
 class _Shape(NamedTuple):

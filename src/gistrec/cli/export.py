@@ -9,7 +9,8 @@ def export(*, store: str, out: Path, text_users: bool = False, work: Work = Work
     """Write the histories of all users of a store as Parquet, without a model.
 
     The columns are user_id, item_id, timestamp and, if an event has one, action. User ids are
-    numbers if every one is written as a whole number. `gistrec import` takes the file.
+    numbers if every one is written as a whole number. `gistrec import` takes the file; actions only
+    if they are named: "parquet(path='log.parquet', action='action')".
 
     Args:
         store: URL of the store: lmdb:///absolute/folder, lmdb://relative/folder or
@@ -31,5 +32,6 @@ def export(*, store: str, out: Path, text_users: bool = False, work: Work = Work
         )
     work.show(
         {"data": str(out)} | found._asdict(),
-        f"{out}: {found.events:,} events of {found.users:,} users",
+        f"{out}: {found.events:,} events of {found.users:,} users"
+        + f", import it as \"parquet(path='{out}', action='action')\"" * found.actions,
     )
