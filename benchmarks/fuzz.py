@@ -18,13 +18,13 @@ import time
 from pathlib import Path
 
 from gistrec import results
+from gistrec.server.routes import OPERATIONS
 from gistrec.testing.chaos import Served
 from gistrec.testing.data import stride_dataset
 from gistrec.testing.fuzz import fuzz, parsers
 from gistrec.testing.fuzz_http import ask
 from gistrec.train import train
 
-OPERATIONS = 13
 STEPS = 10
 
 
@@ -74,7 +74,7 @@ def of_http(count: int, seed: int) -> dict[str, object]:
             first = ask(server, examples=10, seed=seed)
             asked = [first]
             while (left := count - sum(a.cases for a in asked)) > 0:
-                examples = max(10, min(400, left // OPERATIONS))
+                examples = max(10, min(400, left // len(OPERATIONS)))
                 asked.append(ask(server, examples=examples, seed=seed + len(asked)))
                 print(asked[-1], flush=True)
         finally:

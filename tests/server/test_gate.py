@@ -105,6 +105,7 @@ def test_a_request_that_waited_too_long_was_not_begun(serving, busy, many) -> No
     busy.hold.set()
     wait_until(lambda: open_requests(http) == 0)
     assert len(busy.histories["ann"]) == 1
+    assert [http(*ASK).status_code for _ in range(3)] == [200] * 3  # no place is lost
 
 
 def test_a_body_that_does_not_arrive(serving, fake) -> None:

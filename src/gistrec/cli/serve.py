@@ -94,7 +94,7 @@ class Rebuilding:
     least one, if not given."""
     rebuilds_waiting: int = DEFAULT_LIMITS.waiting
     """Long rebuilds that may wait for these in each process, the oldest model's first; further
-    ones are refused (503)."""
+    ones are refused (503). Each keeps a thread."""
     rebuilds_wait_s: float = DEFAULT_LIMITS.wait_s
     """How long each waits at most (503)."""
     rebuilds_long: int = DEFAULT_LIMITS.long_events

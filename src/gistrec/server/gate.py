@@ -106,6 +106,8 @@ class _Lane:
             async with asyncio.timeout(seconds):
                 await asyncio.wrap_future(asked)
         except BaseException:
+            with self._lock, contextlib.suppress(ValueError):
+                self._waiting.remove(asked)
             if not asked.cancel():  # it came at the last moment
                 self.give_back()
             raise
