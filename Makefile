@@ -59,6 +59,9 @@ scan: $(VENV)/.demo  ## how fast the best of a million items are found (needs an
 floors: $(VENV)/.demo  ## what share of the memory's and the arithmetic's speed each kernel reaches (needs a C++ compiler and an idle machine)
 	$(BIN)/python benchmarks/floors.py
 
+ranking: $(VENV)/.demo  ## AUC of all rankers, and of what is kept for them at equal bytes; can be interrupted and continued
+	$(BIN)/python benchmarks/ranking.py
+
 peers: $(VENV)/.demo  ## what gistrec takes beside RecBole, RecTools, implicit, faiss and recomputing (needs an idle machine)
 	$(BIN)/python benchmarks/peers.py
 
@@ -97,4 +100,4 @@ $(VENV)/.demo $(VENV)/.dev: $(VENV)/.%: pyproject.toml $(wildcard native/*)
 	@$(BIN)/python -m pip install --quiet --editable '.[$*]'
 	@touch $@ $(if $(filter dev,$*),$(VENV)/.demo)
 
-.PHONY: check test slow browser screenshots demo accuracy rescale long scan peers chaos fuzz load soak bench-smoke native-check fix golden clean help planted floors workers
+.PHONY: check test slow browser screenshots demo accuracy rescale long scan peers ranking chaos fuzz load soak bench-smoke native-check fix golden clean help planted floors workers

@@ -244,14 +244,14 @@ def timed(subject: Subject, recipes: dict[str, Recipe]) -> dict[str, Row]:
         for spec, recipe in recipes.items():
             server = stack.enter_context(Recommender(subject.model, recipe, open_store("ram://")))
             for name, n, state in zip(names, users, states, strict=True):
-                log_history(server.log, name, subject.dataset, subject.task.history(n))
+                log_history(server.log, name, subject.dataset.items, subject.task.history(n))
                 server.states.save(name, state)
             servers[spec] = server
             requests[spec, "append"] = partial(append, server)
             requests[spec, "recommend"] = partial(recommend, server)
         log = HistoryLog(stack.enter_context(open_store("ram://")))
         for name, n in zip(names, users, strict=True):
-            log_history(log, name, subject.dataset, subject.task.history(n))
+            log_history(log, name, subject.dataset.items, subject.task.history(n))
         requests["", "recompute"] = partial(recompute, log)
         requests["", "floor"] = floor
         ms = in_turns(requests, len(users), subject.rules.requests, rng)

@@ -18,7 +18,7 @@ from gistrec.cli._output import Work
 from gistrec.cli.plan import _with_memories
 from gistrec.dataset import Dataset
 from gistrec.errors import BudgetError, ConfigError
-from gistrec.measure import Rules, Subject
+from gistrec.measure import Rules, Subject, Timed
 from gistrec.plan import Plan, Wanted, _trials, search
 from gistrec.plan._space import Space, _steps, smallest
 from gistrec.recipe import Recipe
@@ -189,7 +189,7 @@ def test_only_what_is_fast_enough_is_chosen(
 ) -> None:
     slow = found.chosen["codec"]
 
-    def served(subject: Subject, recipe: Recipe) -> Row:
+    def served(timed: Timed, recipe: Recipe) -> Row:
         return {"recommend_ms_p99": 9.0 if str(recipe.chain) == slow else 1.0}
 
     monkeypatch.setattr("gistrec.latency.served", served)

@@ -59,7 +59,8 @@ class Trial:
     seed: int = 0
     """Of the model's training."""
     online: bool = False
-    rules: Rules
+    rules: Any
+    """How it is measured, a dataclass."""
     code: str
     """Digest of the code that decides the result."""
 
@@ -199,7 +200,7 @@ class _Bench:
         log_bytes = float(self.subject.log_bytes.mean())
         sizes = {"log_bytes": log_bytes, "state_bytes": 0.0, "bytes_per_user": log_bytes}
         accuracy = self._accuracy(self.subject.task, self.subject.full.lists)
-        times = latency.recomputed(self.subject) if self.subject.rules.requests else {}
+        times = latency.recomputed(self.subject.timed) if self.subject.rules.requests else {}
         return [self._write(trial, accuracy | sizes | times)]
 
     def identity(self) -> list[Row]:
@@ -218,7 +219,7 @@ class _Bench:
         trial = dataclasses.replace(self._trial, **changes)
         specs = [trial.recipe]
         if trial.kind != "baseline":
-            specs += [trial.backbone, str(_option(self.subject.backbone, "memory") or "")]
+            specs += [trial.backbone, str(option_of(self.subject.backbone, "memory") or "")]
         names = {part.name for spec in specs if spec for part in registry.parse_spec(spec)}
         return dataclasses.replace(trial, code=code_digest(frozenset(names)))
 
@@ -239,7 +240,7 @@ class _Bench:
                 recipe.shared_bytes,
                 subject.offline(recipe),
                 subject.online(recipe) if online else None,
-                latency.served(subject, recipe) if subject.rules.requests else {},
+                latency.served(subject.timed, recipe) if subject.rules.requests else {},
             )
         return self._measured[str(chain)]
 
@@ -290,8 +291,8 @@ class _Bench:
         about = dataclasses.asdict(trial) | {"trial": trial.key}
         if trial.kind != "baseline":
             about |= {
-                "memory": _option(backbone, "memory"),
-                "request_time": _option(backbone, "request_time"),
+                "memory": option_of(backbone, "memory"),
+                "request_time": option_of(backbone, "request_time"),
                 "parameters": sum(p.numel() for p in backbone.parameters()),
                 "train_seconds": self.subject.model.seconds,
             }
@@ -301,7 +302,7 @@ class _Bench:
         return row
 
 
-def _option(backbone: Backbone, name: str) -> Any:
+def option_of(backbone: Backbone, name: str) -> Any:
     """An option's value, written in the spec or by default; None if there is no such option."""
     return (registry.options_of(type(backbone)) | backbone.spec.options).get(name)
 
@@ -311,6 +312,7 @@ def code_digest(names: frozenset[str]) -> str:
     """8 hex digits of all code that can change a result of the methods of these names."""
     folder = Path(__file__).parent
     no_part = {"cli", "server", "testing", "stores", "download.py", "log_stats.py"}
+    no_part |= {"impression_stats.py"}
     no_part |= {"demo.py", "doctor.py", "reference_docs.py", "report.py", "results.py"}
     no_part |= {"_figure.py", "summary.py", "catalogue.py", "plan", "standings", "build.py"}
     no_part |= {"__init__.py"}

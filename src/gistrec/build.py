@@ -22,10 +22,11 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 
-from gistrec import codecs
+from gistrec import codecs, rank_measure
 from gistrec.dataset import Dataset
 from gistrec.errors import ConfigError, GistrecError, StateError
 from gistrec.history_log import HistoryLog
+from gistrec.impressions import Impressions
 from gistrec.measure import Rules, Subject
 from gistrec.recipe import Recipe
 from gistrec.recommender import Recommender
@@ -40,18 +41,22 @@ _TASKS_PER_WORKER = 2
 log = logging.getLogger(__name__)
 
 
-def fit_recipe(model: Model, dataset: Dataset, codec: str, *, users: int = 256) -> Recipe:
+def fit_recipe(
+    model: Model, dataset: Dataset | Impressions, codec: str, *, users: int = 256
+) -> Recipe:
     """A recipe for a model, fitted on the states of some users of its log.
 
     Args:
         model: Who writes the states.
-        dataset: The log that it was trained on; the test targets are left out.
+        dataset: The log or the impressions that it was trained on; the test part is left out.
         codec: Spec of the codecs, for example `"recent(keep=64) | rvq()"`.
         users: How many, drawn at random (always the same ones).
 
     Raises:
         DataError: the log's items are not the model's. ConfigError, CodecError: a wrong codec.
     """
+    if isinstance(dataset, Impressions):
+        return rank_measure.fit_recipe(model, dataset, codecs.parse(codec), users=users)
     return Subject(model, dataset, Rules(fit_users=users)).fit(codecs.parse(codec))
 
 

@@ -7,16 +7,18 @@ machine hits all of them alike. Rows hold p50 and p99 over `Rules.requests` requ
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
+from typing import cast
 
 import numpy as np
 import torch
 
-from gistrec.dataset import History, Ints
+from gistrec.dataset import Ints
 from gistrec.history_log import HistoryLog
-from gistrec.measure import Subject, log_history
+from gistrec.measure import Timed, log_history
 from gistrec.recipe import Recipe
 from gistrec.recommender import Event, Recommender
 from gistrec.results import Row
+from gistrec.served import ItemId, history_of
 from gistrec.stores import open_store
 
 _WARM_UP = 3
@@ -25,87 +27,88 @@ Request = Callable[[int, int], object]
 """Called with the user's place in the sample and the number of the request."""
 
 
-def served(subject: Subject, recipe: Recipe) -> Row:
+def served(timed: Timed, recipe: Recipe) -> Row:
     """Append one event, rank 100 and 1,000 candidates, recommend: from the state in the store.
 
     An append loads and decodes the state, steps the model, encodes and stores.
     """
-    users, states = subject.timed_sample
-    names, at = _names(users), subject.task.request_times[users].tolist()
-    items = subject.dataset.items.ids
-    with Recommender(subject.model, recipe, open_store(subject.rules.store)) as recommender:
-        for name, n, state in zip(names, users, states, strict=True):
+    items = timed.model.items
+    names = _names(timed)
+    with Recommender(timed.model, recipe, open_store(timed.store)) as recommender:
+        for name, history, state in zip(names, timed.histories, timed.states, strict=True):
             recommender.forget(name)  # what a killed run left in a store that lasts
-            log_history(recommender.log, name, subject.dataset, subject.task.history(n))
+            log_history(recommender.log, name, items, history)
             recommender.states.save(name, state)
 
         def append(user: int, number: int) -> None:
-            (item,) = items[subject.task.targets(users[user])[:1]].tolist()
-            recommender.observe(names[user], [Event(item, at[user] + number)])
+            event = Event(_next(timed, user), timed.at[user] + number)
+            recommender.observe(names[user], [event])
 
         def rank(candidates: Ints, user: int, _: int) -> None:
-            recommender.rank(names[user], items[candidates].tolist(), at=at[user])
+            recommender.rank(names[user], items.ids[candidates].tolist(), at=timed.at[user])
 
         def recommend(user: int, _: int) -> None:
-            recommender.recommend(names[user], at=at[user])
+            recommender.recommend(names[user], at=timed.at[user])
 
-        row = _times(subject, append, rank, recommend)
+        row = _times(timed, append, rank, recommend)
         for name in names:
             recommender.forget(name)
     return row
 
 
-def recomputed(subject: Subject) -> Row:
+def recomputed(timed: Timed) -> Row:
     """The same requests with nothing stored but the log: read it, run the model over it, score."""
-    users, _ = subject.timed_sample
-    names, at = _names(users), subject.task.request_times[users].tolist()
-    items = subject.dataset.items.ids
-    with open_store(subject.rules.store) as store:
+    items, backbone = timed.model.items, timed.model.backbone
+    seen_again = timed.model.training.scheme == "last_basket"
+    names = _names(timed)
+    with open_store(timed.store) as store:
         log = HistoryLog(store)
-        for name, n in zip(names, users, strict=True):
+        for name, history in zip(names, timed.histories, strict=True):
             log.forget(name)
-            log_history(log, name, subject.dataset, subject.task.history(n))
-
-        def score(user: int, candidates: Ints | None) -> torch.Tensor:
-            logged = log.read(names[user])
-            history = History(np.searchsorted(items, logged.item_id), logged.timestamp)
-            index = None if candidates is None else torch.from_numpy(candidates)
-            states = subject.backbone.prefill([history])
-            return subject.backbone.score(states, index, at=[at[user]])
+            log_history(log, name, items, history)
 
         def append(user: int, number: int) -> None:
-            item = items[subject.task.targets(users[user])[:1]].tolist()
-            log.append(names[user], item, [at[user] + number])
+            log.append(names[user], [_next(timed, user)], [timed.at[user] + number])
 
         def rank(candidates: Ints, user: int, _: int) -> None:
-            score(user, candidates).argsort(dim=1, descending=True, stable=True)
+            states = backbone.prefill([history_of(log.read(names[user]), items)])
+            score_BN = backbone.score(states, torch.from_numpy(candidates), at=[timed.at[user]])
+            score_BN.argsort(dim=1, descending=True, stable=True)
 
         def recommend(user: int, _: int) -> None:
-            subject.task.top_k(score(user, None), users[user : user + 1])
+            history = history_of(log.read(names[user]), items)
+            seen = history.item_index[: 0 if seen_again else None]
+            states = backbone.prefill([history])
+            backbone.top_k(states, 10, exclude=[seen], at=[timed.at[user]])
 
-        row = _times(subject, append, rank, recommend)
+        row = _times(timed, append, rank, recommend)
         for name in names:
             log.forget(name)
     return row
 
 
-def _names(users: Ints) -> list[str]:
-    return [f"timed-{n}" for n in users]
+def _names(timed: Timed) -> list[str]:
+    return [f"timed-{n}" for n in range(len(timed.histories))]
+
+
+def _next(timed: Timed, user: int) -> ItemId:
+    (item,) = timed.model.items.ids[timed.next_item[user] :][:1].tolist()
+    return cast(ItemId, item)
 
 
 def _times(
-    subject: Subject, append: Request, rank: Callable[[Ints, int, int], object], recommend: Request
+    timed: Timed, append: Request, rank: Callable[[Ints, int, int], object], recommend: Request
 ) -> Row:
     rng = np.random.default_rng(4)
     requests: dict[str, Request] = {"append": append, "recommend": recommend}
     for kind, count in (("rank", 100), ("rank_1000", 1000)):
-        if count <= subject.dataset.num_items:
-            candidates = rng.choice(subject.dataset.num_items, count, replace=False)
+        if count <= len(timed.model.items):
+            candidates = rng.choice(len(timed.model.items), count, replace=False)
             requests[kind] = partial(rank, candidates)
     ms: Mapping[str, list[float]] = {kind: [] for kind in requests}
-    for number in range(subject.rules.requests + _WARM_UP):
+    for number in range(timed.requests + _WARM_UP):
         for kind, request in requests.items():
-            user = int(rng.integers(len(subject.timed_sample[0])))
+            user = int(rng.integers(len(timed.histories)))
             start = time.perf_counter()
             request(user, number)
             ms[kind].append((time.perf_counter() - start) * 1e3)

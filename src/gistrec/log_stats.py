@@ -74,8 +74,8 @@ def describe(events: Events) -> LogStats:
         users=len(lengths),
         items=len(items),
         events=total,
-        first_time=_iso(int(events.timestamp.min())),
-        last_time=_iso(int(events.timestamp.max())),
+        first_time=iso(int(events.timestamp.min())),
+        last_time=iso(int(events.timestamp.max())),
         length_mean=float(lengths.mean()),
         length_median=float(np.median(lengths)),
         length_p90=float(np.percentile(lengths, 90)),
@@ -88,5 +88,6 @@ def describe(events: Events) -> LogStats:
     )
 
 
-def _iso(timestamp: int) -> str:
+def iso(timestamp: int) -> str:
+    """Unix seconds as ISO 8601, UTC."""
     return datetime.fromtimestamp(timestamp, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -7,13 +7,13 @@ the uncompressed model, the log's bytes, and where the online replay begins.
 """
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 
 import numpy as np
 
 from gistrec.codecs import Chain, Codec
-from gistrec.dataset import Dataset, History, Ints, Scheme
+from gistrec.dataset import Dataset, History, Ints, Scheme, Vocabulary
 from gistrec.errors import ConfigError, DataError
 from gistrec.evaluate import Task
 from gistrec.history_log import HistoryLog
@@ -31,7 +31,7 @@ _PROBES_AT_ONCE = 16
 """States encoded before it is looked whether the budget is exceeded already."""
 _SPLIT_USERS = 64
 """Users, about, whose bytes are divided by kind."""
-_TIMED_USERS = 64
+TIMED_USERS = 64
 """Users whose requests are timed."""
 
 
@@ -76,6 +76,24 @@ class Held:
     """Stored bytes of each user's state, (U,)."""
     parts: dict[str, float]
     """Mean bytes by kind, before byte codecs, of some of the users."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Timed:
+    """Users whose requests are timed."""
+
+    model: Model
+    histories: list[History]
+    states: list[UserState]
+    """Of these histories."""
+    at: list[int]
+    """Times of the requests."""
+    next_item: list[int]
+    """Index of what each of them has next."""
+    requests: int
+    """Of each kind."""
+    store: str
+    """Where the states live."""
 
 
 class Subject:
@@ -142,14 +160,8 @@ class Subject:
     @cached_property
     def log_bytes(self) -> Ints:
         """What the history log stores of each user, (U,)."""
-        with open_store("ram://") as store:
-            log = HistoryLog(store)
-            sizes = []
-            for n in range(len(self.task)):
-                log_history(log, str(n), self.dataset, self.task.history(n))
-                sizes.append(log.nbytes(str(n)))
-                log.forget(str(n))
-        return np.array(sizes)
+        users = range(len(self.task))
+        return log_bytes(self.dataset.items, (_plain(self.task.history(n)) for n in users))
 
     # ---- recipes ----
 
@@ -219,26 +231,8 @@ class Subject:
         Raises:
             BudgetError: no setting fits.
         """
-        probes, model = self._probe_states, self.backbone.fingerprint()
-        longest = sorted(probes, key=lambda s: s.num_slots)[-2:]
-        fitted = Recipe.fit(chain, [*probes, *self._short_states], model=model).chain
-        # tables learned once serve all settings, unless the dial is of a codec that learns
-        refit = bool(next((c.tables for c in fitted.codecs if c.dial), {}))
-
-        def measure(codec: Codec) -> float:
-            part = codec if isinstance(codec, Chain) else Chain((codec,))
-            part = part.fit([*probes, *self._short_states]) if refit else part
-            seen = part.encode_many([*self._short_states, *longest])
-            manifest = manifest_of(seen, model=model, codec=str(part), tables={})
-            sizes: list[int] = []
-            for start in range(0, len(probes), _PROBES_AT_ONCE):
-                encoded = part.encode_many(probes[start : start + _PROBES_AT_ONCE])
-                sizes += [len(pack(s, manifest, compress=part.compress)) for s in encoded]
-                if sum(sizes) > budget_bytes * len(probes):
-                    break  # too big, whatever the others take
-            return float(np.mean(sizes))
-
-        return fitted.at_budget(budget_bytes, measure)
+        model = self.backbone.fingerprint()
+        return at_budget(chain, budget_bytes, self._probe_states, self._short_states, model=model)
 
     def offline(self, recipe: Recipe) -> Held:
         """Encode every user's whole history once, and recommend from what is decoded.
@@ -258,9 +252,23 @@ class Subject:
     @cached_property
     def timed_sample(self) -> tuple[Ints, list[UserState]]:
         """Some users, and their states."""
-        count = min(_TIMED_USERS, len(self.task))
+        count = min(TIMED_USERS, len(self.task))
         users = np.random.default_rng(3).choice(len(self.task), count, replace=False)
         return users, self.backbone.prefill([self.task.history(n) for n in users], hints=True)
+
+    @cached_property
+    def timed(self) -> Timed:
+        """These users, as requests of whom are timed."""
+        users, states = self.timed_sample
+        return Timed(
+            self.model,
+            [_plain(self.task.history(n)) for n in users],
+            states,
+            self.task.request_times[users].tolist(),
+            [int(self.task.targets(n)[0]) for n in users],
+            self.rules.requests,
+            self.rules.store,
+        )
 
     # ---- online ----
 
@@ -298,9 +306,71 @@ class Subject:
         return Held(self.lists_of(self.online_sample, states), sizes, _parts(recipe, sample))
 
 
-def log_history(log: HistoryLog, user_id: str, dataset: Dataset, history: History) -> None:
-    """Write a history into the log, by external ids."""
-    log.append(user_id, dataset.items.ids[history.item_index].tolist(), history.timestamp.tolist())
+def at_budget(
+    chain: Chain,
+    budget_bytes: int,
+    probes: Sequence[UserState],
+    short: Sequence[UserState],
+    *,
+    model: str,
+) -> Chain:
+    """A chain with its dial turned so that states like the probes take so many bytes on average.
+
+    Args:
+        chain: Codecs, one of them with a dial.
+        budget_bytes: What a state may take.
+        probes: States to measure on.
+        short: States of the first events: a served state starts empty.
+        model: Fingerprint of the model that wrote them.
+
+    Raises:
+        BudgetError: no setting fits.
+    """
+    longest = sorted(probes, key=lambda s: s.num_slots)[-2:]
+    fitted = Recipe.fit(chain, [*probes, *short], model=model).chain
+    # tables learned once serve all settings, unless the dial is of a codec that learns
+    refit = bool(next((c.tables for c in fitted.codecs if c.dial), {}))
+
+    def measure(codec: Codec) -> float:
+        part = codec if isinstance(codec, Chain) else Chain((codec,))
+        part = part.fit([*probes, *short]) if refit else part
+        seen = part.encode_many([*short, *longest])
+        manifest = manifest_of(seen, model=model, codec=str(part), tables={})
+        sizes: list[int] = []
+        for start in range(0, len(probes), _PROBES_AT_ONCE):
+            encoded = part.encode_many(probes[start : start + _PROBES_AT_ONCE])
+            sizes += [len(pack(s, manifest, compress=part.compress)) for s in encoded]
+            if sum(sizes) > budget_bytes * len(probes):
+                break  # too big, whatever the others take
+        return float(np.mean(sizes))
+
+    return fitted.at_budget(budget_bytes, measure)
+
+
+def log_history(log: HistoryLog, user_id: str, items: Vocabulary, history: History) -> None:
+    """Write a history into the log, by external ids; actions are kept where they are known."""
+    action = history.action
+    known = None if action is None or (action < 0).any() else action.tolist()
+    ids = items.ids[history.item_index].tolist()
+    log.append(user_id, ids, history.timestamp.tolist(), known)
+
+
+def log_bytes(items: Vocabulary, histories: Iterable[History]) -> Ints:
+    """What the history log stores of each history, (U,)."""
+    sizes = []
+    with open_store("ram://") as store:
+        log = HistoryLog(store)
+        for history in histories:
+            if len(history):
+                log_history(log, "one", items, history)
+            sizes.append(log.nbytes("one") if len(history) else 0)
+            log.forget("one")
+    return np.array(sizes, np.int64)
+
+
+def _plain(history: History) -> History:
+    """Without actions, which no model of next items reads."""
+    return dataclasses.replace(history, action=None)
 
 
 def _parts(recipe: Recipe, encoded: Sequence[UserState]) -> dict[str, float]:

@@ -5,12 +5,13 @@ Shapes: N impressions, U users, T labels.
 AUC is over all impressions; GAUC is the mean of each user's own, weighted by impressions, users
 with one kind of label left out. Intervals are 95 %, by bootstrap over users.
 
-A state answers as a server would: it is encoded after every event, and every impression is
-answered from the state of its time.
+A state answers as a server would: it is encoded after every event (`replay`), and every impression
+is answered from the state of its time. `encoded_once` is the same without the past of a state: each
+is made anew from the raw history. What lies between both is the drift.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import cast
 
@@ -98,16 +99,14 @@ def replay(backbone: Backbone, impressions: Impressions, numbers: Ints, recipe: 
     chain, data = recipe.chain, impressions.dataset
     out = np.empty((len(numbers), len(impressions.labels)))
     sizes: list[tuple[int, int, int]] = []
-    users = impressions.user[numbers]
-    for mine in np.split(np.arange(len(numbers)), np.flatnonzero(np.diff(users)) + 1):
+    for mine in _by(impressions.user[numbers], np.arange(len(numbers))):
         asked = numbers[mine]
         first = int(data.offsets[impressions.user[asked[0]]])
         known = int(impressions.history_end[asked[0]])
         (whole,) = backbone.prefill([data.rows(first, known)], hints=True)
         encoded = chain.encode(whole)
         state = chain.decode(encoded)
-        ends = impressions.history_end[asked]
-        for group in np.split(mine, np.flatnonzero(np.diff(ends)) + 1):
+        for group in _by(impressions.history_end[asked], mine):
             end = int(impressions.history_end[numbers[group[0]]])
             for row in range(known, end):
                 (grown,) = backbone.append([state], [data.rows(row, row + 1)])
@@ -118,6 +117,46 @@ def replay(backbone: Backbone, impressions: Impressions, numbers: Ints, recipe: 
         sizes.append((len(recipe.pack(encoded)), backbone.state_bytes(length), length))
     blob, full, events = np.array(sizes, np.int64).reshape(-1, 3).T
     return Replayed(out, blob, full, events)
+
+
+_AT_ONCE = 16
+"""Histories of a user prefilled together."""
+
+
+@torch.no_grad()
+def encoded_once(
+    backbone: Backbone, impressions: Impressions, numbers: Ints, recipe: Recipe
+) -> Replayed:
+    """The logits of impressions from states that are made anew for each, encoded once.
+
+    Args:
+        backbone: A ranker.
+        impressions: What it was trained on.
+        numbers: Which of them, ascending.
+        recipe: How states are kept.
+    """
+    chain, data = recipe.chain, impressions.dataset
+    out = np.empty((len(numbers), len(impressions.labels)))
+    sizes: list[tuple[int, int, int]] = []
+    for mine in _by(impressions.user[numbers], np.arange(len(numbers))):
+        first = int(data.offsets[impressions.user[numbers[mine[0]]]])
+        groups = list(_by(impressions.history_end[numbers[mine]], mine))
+        for start in range(0, len(groups), _AT_ONCE):
+            some = groups[start : start + _AT_ONCE]
+            ends = [int(impressions.history_end[numbers[g[0]]]) for g in some]
+            whole = backbone.prefill([data.rows(first, end) for end in ends], hints=True)
+            encoded = chain.encode_many(whole)
+            for group, state in zip(some, chain.decode_many(encoded), strict=True):
+                out[group] = _answers(backbone, state, impressions, numbers[group])
+        length = ends[-1] - first
+        sizes.append((len(recipe.pack(encoded[-1])), backbone.state_bytes(length), length))
+    blob, full, events = np.array(sizes, np.int64).reshape(-1, 3).T
+    return Replayed(out, blob, full, events)
+
+
+def _by(key: Ints, numbers: Ints) -> Iterator[Ints]:
+    """Numbers in runs of equal keys."""
+    return iter(np.split(numbers, np.flatnonzero(np.diff(key)) + 1))
 
 
 def _answers(backbone: Backbone, state: object, impressions: Impressions, numbers: Ints) -> Floats:
@@ -157,6 +196,18 @@ def accuracy(impressions: Impressions, numbers: Ints, logit_NT: Floats, *, label
     return row
 
 
+def every_label(impressions: Impressions, numbers: Ints, logit_NT: Floats) -> Row:
+    """`accuracy` of the first label; where there are several, `labels` has figures of each."""
+    row = accuracy(impressions, numbers, logit_NT)
+    if len(impressions.labels) > 1:
+        row["labels"] = {
+            name: {key: value for key, value in found.items() if key not in ("label", "by_length")}
+            for label, name in enumerate(impressions.labels)
+            if (found := accuracy(impressions, numbers, logit_NT, label=label))
+        }
+    return row
+
+
 def _figures(user_N: Ints, logit_N: Floats, label_N: Labels) -> Row:
     order = np.argsort(user_N, kind="stable")
     cuts = np.flatnonzero(np.diff(user_N[order])) + 1
@@ -188,6 +239,42 @@ def _figures(user_N: Ints, logit_N: Floats, label_N: Labels) -> Row:
     return row
 
 
+def change(impressions: Impressions, numbers: Ints, logit_NT: Floats, reference_NT: Floats) -> Row:
+    """What one set of answers adds to another's AUC and GAUC of the first label, with intervals.
+
+    Args:
+        impressions: Where the labels are.
+        numbers: Which impressions were answered, (N,).
+        logit_NT: The answers.
+        reference_NT: The others, to the same impressions.
+    """
+    label_N = impressions.label_NT[numbers, 0]
+    known = ~np.isnan(label_N)
+    user_N, label_N = impressions.user[numbers][known], label_N[known]
+    order = np.argsort(user_N, kind="stable")
+    parts = np.split(order, np.flatnonzero(np.diff(user_N[order])) + 1)
+    both = [logit_NT[known, 0], reference_NT[known, 0]]
+    own_AU = np.array([[metrics.auc(a[p], label_N[p]) for p in parts] for a in both])
+    weight = np.where(np.isnan(own_AU[0]), 0, [len(p) for p in parts])
+    gain_U = np.nan_to_num(own_AU[0] - own_AU[1])
+
+    def auc(users: Ints) -> float:
+        n = np.concatenate([parts[u] for u in users])
+        return metrics.auc(both[0][n], label_N[n]) - metrics.auc(both[1][n], label_N[n])
+
+    def gauc(users: Ints) -> float:
+        total = weight[users].sum()
+        return float((weight * gain_U)[users].sum() / total) if total else float("nan")
+
+    everybody, rng = np.arange(len(parts)), np.random.default_rng(0)
+    drawn = [rng.integers(len(parts), size=len(parts)) for _ in range(_DRAWS)]
+    row: Row = {}
+    for name, measure in {"auc": auc, "gauc": gauc}.items():
+        row[f"{name}_change"] = measure(everybody)
+        row[f"{name}_change_interval"] = _range(measure(users) for users in drawn)
+    return row
+
+
 def _range(values: Iterable[float]) -> tuple[float, float]:
     low, high = np.nanquantile(list(values), [0.025, 0.975])
     return float(low), float(high)
@@ -199,8 +286,9 @@ def _range(values: Iterable[float]) -> tuple[float, float]:
 def statistics(impressions: Impressions, numbers: Ints) -> Floats:
     """Logits of a logistic regression on what counting knows, (N, 1): the baseline to beat.
 
-    Features: the item's and the user's log odds, smoothed by 20 impressions, with their counts. The
-    item's are of the training part; the user's of his history until then, by its actions.
+    Features: the item's and the user's log odds, smoothed by 20 impressions, with their counts, and
+    how often the user has had this very item. The item's are of the training part; the user's of
+    his history until then, by its actions.
     """
     train = impressions.part("train")
     label_N = np.nan_to_num(impressions.label_NT[:, 0])
@@ -228,6 +316,7 @@ def statistics(impressions: Impressions, numbers: Ints) -> Floats:
             odds(liked[impressions.history_end[n]] - liked[start[n]], own),
             np.log1p(shown_V[item]),
             np.log1p(own),
+            np.log1p(_times_before(impressions, n)),
         ]
         return np.stack([*columns, np.ones(len(n))], 1)
 
@@ -239,3 +328,16 @@ def statistics(impressions: Impressions, numbers: Ints) -> Floats:
         weight += np.linalg.solve(hessian, x.T @ (y - p) - 1e-3 * weight)
     found: Floats = (features(numbers) @ weight)[:, None]
     return found
+
+
+def _times_before(impressions: Impressions, numbers: Ints) -> Ints:
+    """How often the item of each impression stands in its history."""
+    data = impressions.dataset
+    rows = len(data.item_index)
+    place = data.item_index * (rows + 1)  # then by row, and rows lie by user
+    key = np.sort(place + np.arange(rows))
+    wanted = impressions.item_index[numbers] * (rows + 1)
+    start = data.offsets[impressions.user[numbers]]
+    end = impressions.history_end[numbers]
+    count: Ints = np.searchsorted(key, wanted + end) - np.searchsorted(key, wanted + start)
+    return count

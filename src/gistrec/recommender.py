@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import NamedTuple, Self
 
 import numpy as np
-import torch
 
 from gistrec.backbones import Backbone
+from gistrec.candidates import Told, best_first, known_index
 from gistrec.dataset import Vocabulary
 from gistrec.errors import BusyError, ConfigError, ConflictError, DataError
 from gistrec.history_log import HistoryLog
@@ -42,7 +42,7 @@ from gistrec.stores import StateStore, open_store
 from gistrec.sweep import sweeping
 from gistrec.train import Model
 
-__all__ = ["Event", "Observed", "Recommender", "Scored", "UserReport", "identity_recipe"]
+__all__ = ["Event", "Observed", "Recommender", "Scored", "Told", "UserReport", "identity_recipe"]
 
 log = logging.getLogger(__name__)
 
@@ -309,22 +309,31 @@ class Recommender:
         return scored(served.items, best.item_index, best.score.tolist())
 
     def rank(
-        self, user_id: str, item_ids: Sequence[ItemId], *, at: int | None = None
+        self,
+        user_id: str,
+        item_ids: Sequence[ItemId],
+        *,
+        at: int | None = None,
+        told: Told | None = None,
     ) -> list[Scored]:
         """Candidates in the order of their scores, best first; equal scores keep their order.
 
+        A ranker may be told more of a request, answers with the probabilities of its labels, and
+        scores items that it does not know, too (see `candidates`).
+
         Raises:
-            DataError: a candidate is not in the catalogue.
+            DataError: a candidate is not in the catalogue of a model that is no ranker, or the
+                model can't be told this.
             BusyError: the state must be rebuilt, and too many others are.
         """
-        served = self.served
-        index = served.items.known(item_ids)
-        if not index:
+        if not item_ids:
             return []
-        state, score = served.current(user_id).state, served.backbone.score
-        score_N = self._watch.timed("compute", score, [state], torch.tensor(index), at=[at])[0]
-        order = score_N.argsort(descending=True, stable=True)
-        return scored(served.items, np.array(index)[order.numpy()], score_N[order].tolist())
+        served, told = self.served, told or Told()
+        index = known_index(served, item_ids, told)
+        state = served.current(user_id).state
+        return self._watch.timed(
+            "compute", best_first, served, state, item_ids, index, told=told, at=at
+        )
 
     def sizes(self, user_id: str) -> Observed:
         """A user's events and bytes, without reading the state (0 if there is none)."""

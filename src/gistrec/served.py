@@ -44,7 +44,12 @@ class Scored(NamedTuple):
 
     item_id: ItemId
     score: float
+    """Of a ranker, the first label's log odds."""
     title: str
+    labels: dict[str, float] | None = None
+    """Of a ranker that was given candidates: how probable each label is."""
+    known: bool = True
+    """Whether the model knows the item."""
 
 
 class Watch:
@@ -102,12 +107,8 @@ class Served:
         self._rebuilds = rebuilds
 
     def history(self, logged: Logged, *, not_before: int = 0) -> History:
-        """Logged events as the model sees them: known items, times that never go back."""
-        index = self.items.indices(logged.item_id)
-        times = np.maximum.accumulate(np.concatenate([[not_before], logged.timestamp]))[1:]
-        known = index >= 0
-        action = None if logged.action is None else logged.action[known]
-        return History(index[known], times[known], action)
+        """Logged events as the model sees them (see `history_of`)."""
+        return history_of(logged, self.items, not_before=not_before)
 
     def current(self, user_id: str, *, wait: bool = True) -> Held:
         """The user's state, up to the log; saved if it was not.
@@ -200,6 +201,15 @@ class Served:
         for user_id, length in zip(covered, self.log.lengths(list(covered)), strict=True):
             if length is not None and length < covered[user_id]:
                 self.states.forget(user_id)
+
+
+def history_of(logged: Logged, items: Vocabulary, *, not_before: int = 0) -> History:
+    """Logged events as a model sees them: known items, times that never go back."""
+    index = items.indices(logged.item_id)
+    times = np.maximum.accumulate(np.concatenate([[not_before], logged.timestamp]))[1:]
+    known = index >= 0
+    action = None if logged.action is None else logged.action[known]
+    return History(index[known], times[known], action)
 
 
 def version_in(folder: Path, titles: Path | None = None) -> tuple[Model, Recipe]:

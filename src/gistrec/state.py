@@ -12,10 +12,10 @@ Names and axes (a state is self-describing by these rules, so codecs need no bac
 - `fixed.<what>.<layer>`, `fixed.<what>` sum up the whole history in a constant size; rows on
   axis -2, but no slots.
 - `hint.<what>` (M,) is known of a slot and of use to codecs only, no backbone reads it:
-  `hint.item`, and the attention that a slot received: `hint.total` from all queries, `hint.recent`
-  with half of it forgotten every 16 events, `hint.last` from the newest query. A chain stores a
-  hint only if one of its codecs needs it. A hint may be shorter than M: the entries of the newest
-  slots are then 0.
+  `hint.item` (of rankers a number for item and action together), and the attention that a slot
+  received: `hint.total` from all queries, `hint.recent` with half of it forgotten every 16 events,
+  `hint.last` from the newest query. A chain stores a hint only if one of its codecs needs it. A
+  hint may be shorter than M: the entries of the newest slots are then 0.
 - `pos` (M,) is every slot's index in the history. It appears when slots stop being consecutive;
   without it slot j is event j.
 """
@@ -56,9 +56,16 @@ class UserState:
     def num_slots(self) -> int:
         """M: how many slots are held (0 if the state has no slot tensor)."""
         if self._num_slots < 0:  # asked for often, and the tensors do not change
-            sizes = (t.shape[slot_axis(n, t)] for n, t in self.slots() if n[:5] != "hint.")
-            object.__setattr__(self, "_num_slots", int(next(sizes, 0)))
+            sizes = {n: t.shape[slot_axis(n, t)] for n, t in self.slots()}
+            whole = (size for name, size in sizes.items() if not name.startswith("hint."))
+            hinted = 0 if self._is_constant else max(sizes.values(), default=0)
+            object.__setattr__(self, "_num_slots", int(next(whole, hinted)))
         return self._num_slots
+
+    @property
+    def _is_constant(self) -> bool:
+        """Whether it sums the history up in a constant size; its hints are then of no slots."""
+        return any(name.startswith("fixed.") for name in self.tensors)
 
     def slots(self) -> Iterator[tuple[str, Tensor]]:
         """The tensors that have one entry per slot."""
@@ -73,7 +80,7 @@ class UserState:
 
         A state without slot tensors, of a constant size, stays as it is.
         """
-        if all(name.startswith("hint.") for name, _ in self.slots()):
+        if self._is_constant and all(name.startswith("hint.") for name, _ in self.slots()):
             return self
         count = len(index_M)
         first = int(index_M[0]) if count else 0

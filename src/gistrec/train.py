@@ -73,6 +73,10 @@ class Model:
     training: Training
     seconds: float | None = None
     """Processor seconds of the training, interrupted parts included; None if not known."""
+    labels: tuple[str, ...] = ()
+    """What a ranker predicts, by name; bit t of an event's action says whether label t was 1."""
+    contexts: tuple[str, ...] = ()
+    """What it was told of a request or a candidate, by name."""
 
     def save(self, folder: str | Path) -> None:
         """Write the model folder; a reader never sees half of it."""
@@ -89,6 +93,8 @@ class Model:
             "fingerprint": self.backbone.fingerprint(),
             "training": dataclasses.asdict(self.training),
             "seconds": self.seconds,
+            "labels": self.labels,
+            "contexts": self.contexts,
         }
         _write(folder / "model.json", json.dumps(about, indent=1).encode())
 
@@ -135,7 +141,9 @@ class Model:
         titles = {i: t for i, t in zip(items["ids"], items["titles"], strict=True) if t is not None}
         kind = object if items["ids"] and isinstance(items["ids"][0], str) else np.int64
         vocabulary = Vocabulary(np.array(items["ids"], dtype=kind), titles)
-        return cls(backbone, vocabulary, Training(**about["training"]), about.get("seconds"))
+        labels, contexts = (tuple(about.get(name, ())) for name in ("labels", "contexts"))
+        training = Training(**about["training"])
+        return cls(backbone, vocabulary, training, about.get("seconds"), labels, contexts)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -199,6 +207,8 @@ def train(
         net.to("cpu").eval()
         net.finish()
         model = Model(net, dataset.items, training, seconds)
+        if isinstance(dataset, Impressions):
+            model = dataclasses.replace(model, labels=dataset.labels, contexts=dataset.contexts)
         if written is not None:
             model.save(written)
             (Path(written) / "checkpoint.safetensors").unlink(missing_ok=True)

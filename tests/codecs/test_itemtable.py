@@ -54,6 +54,18 @@ class TestItemTable(LearnedTests):
         for state in states:
             assert relative_error(codec.decode(codec.encode(state)), state) < 1e-4
 
+    def test_ids_far_between_are_looked_up(self) -> None:
+        """A table of all ids up to the largest would be mostly empty."""
+        rows = torch.tensor([[1.0, 0.0], [8.0, 4.0], [3.0, -1.0]])
+        codec = self.codec.fit([state_of([7, 900, 10**12], rows)])
+        assert len(codec.tables["k.0.means"]) == 4
+        assert codec.tables["k.0.ids"].tolist() == [7, 900, 10**12]
+        asked = [10**12, 8, 7, 0, 900, 2 * 10**12]
+        decoded = codec.decode(codec.encode(state_of(asked, torch.zeros(6, 2))))
+        overall = [4.0, 1.0]
+        expected = torch.tensor([[3.0, -1], overall, [1, 0], overall, [8, 4], overall])
+        torch.testing.assert_close(decoded.tensors["k.0"][0], expected, rtol=0, atol=2**-12)
+
     def test_items_that_the_backbone_does_not_read(self) -> None:
         codec = self.fitted()
         state = sample_state(64)

@@ -142,3 +142,67 @@ def test_an_atomic_file_of_recbole(tmp_path):
     path.write_text(head + "1\t7\t10\t1\n1\t8\t20\t0\n")
     found = read(path, "label='label'")
     assert found.label_NT[:, 0].tolist() == [1, 0]
+
+
+SHARED = Path(__file__).parents[3] / "shared" / "data"
+has_shared = pytest.mark.skipif(not SHARED.exists(), reason="needs the real logs")
+
+
+@has_shared
+def test_ml_1m():
+    found = impressions.read(
+        f"labelled(path='{SHARED}/ml-1m.parquet', label='rating', positive=4, "
+        f"items='{SHARED}/ml-1m-items.parquet', features='genres|year')"
+    )
+    assert (len(found), found.dataset.num_users, found.num_items) == (999_611, 6040, 3416)
+    assert found.label_NT.mean() == pytest.approx(0.575, abs=0.001)
+    assert set(np.unique(found.dataset.action)) == {0, 1}
+
+
+@has_shared
+def test_kuairand():
+    found = impressions.read(
+        f"labelled(path='{SHARED}/kuairand-pure-14d.parquet', label='is_click|long_view|is_like', "
+        f"context='tab', items='{SHARED}/kuairand-pure-14d-items.parquet', "
+        "features='author_id|category|video_type')"
+    )
+    assert found.labels == ("is_click", "long_view", "is_like")
+    assert (len(found), found.dataset.num_users) == (228_329, 25_156)
+    assert found.contexts == ("tab",)
+    assert len(np.unique(found.context_NC)) > 5
+    assert found.feature_VF.shape == (found.num_items, 3)
+    bits = (found.label_NT.astype(int) << np.arange(3)).sum(1)
+    assert (
+        np.bincount(found.dataset.action, minlength=8).tolist()
+        == np.bincount(bits, minlength=8).tolist()
+    )
+
+
+def test_columns_as_fuxictr_names_them(tmp_path):
+    path = tmp_path / "train.csv"
+    path.write_text(
+        "clk,userid,adgroup_id,time_stamp,pid,cms_segid\n"
+        "0,u1,a1,1494032110,430548_1007,5\n"
+        "1,u1,a2,1494032310,430539_1007,5\n"
+    )
+    found = impressions.read(
+        f"labelled(path={str(path)!r}, label='clk', user='userid', item='adgroup_id', "
+        "time='time_stamp', context='pid|cms_segid')"
+    )
+    assert found.label_NT[:, 0].tolist() == [0, 1]
+    assert found.items.ids.tolist() == ["a1", "a2"]
+    assert found.context_NC[1].tolist() == [
+        feature_row("pid", "430539_1007"),
+        feature_row("cms_segid", "5"),
+    ]
+
+
+def test_columns_as_recbole_writes_them(tmp_path):
+    path = tmp_path / "log.inter"
+    path.write_text(
+        "user_id:token\titem_id:token\trating:float\ttimestamp:float\n"
+        "1\t10\t5\t100\n1\t11\t2\t200\n"
+    )
+    found = impressions.read(f"labelled(path={str(path)!r}, label='rating', positive=4)")
+    assert found.label_NT[:, 0].tolist() == [1, 0]
+    assert found.lengths.tolist() == [0, 1]

@@ -46,6 +46,7 @@ class FakeRecommender:
 
     def __init__(self, num_items: int = 20) -> None:
         self.backbone = SimpleNamespace(spec="hstu(width=64)")
+        self.model = SimpleNamespace(labels=(), contexts=())
         self.recipe = SimpleNamespace(
             manifest=SimpleNamespace(model="0123456789abcdef"),
             chain="recent(keep=64) | int8()",

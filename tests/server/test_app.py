@@ -119,6 +119,8 @@ def test_stats_name_the_recipe(http) -> None:
         "codec": "recent(keep=64) | int8()",
         "num_items": 20,
         "item_id_type": "integer",
+        "labels": [],
+        "contexts": [],
         "users": 1,
         "bytes_total": 10,
         "bytes_p50": 10.0,

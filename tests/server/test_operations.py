@@ -1,5 +1,6 @@
 """That an erased user is nowhere in a store, whatever the engine."""
 
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from gistrec import backbones
 from gistrec.recommender import Recommender, identity_recipe
 from gistrec.stores import open_store
 from gistrec.stores.ram import Ram
+from gistrec.testing.rankers import taste_impressions
 from gistrec.testing.servers import valkey_server
 from gistrec.train import Model, Training
 
@@ -194,3 +196,94 @@ def test_without_rankers_a_cascade_is_not_found(serving, real) -> None:
     told = serving(real).error("POST", "/v1/users/ann/cascade", json={})
     assert told[:2] == (404, "NotFoundError")
     assert "--then FOLDER=COUNT" in told[2]
+
+
+@pytest.fixture
+def ranker(serving) -> Iterator[Any]:
+    """A client of a ranker of two labels and a context, that knows the items 0 to 23."""
+    shown = taste_impressions(labels=2)
+    spec = "twin(width=16, labels=2)"
+    net = backbones.build(spec, num_items=shown.num_items).eval()
+    model = Model(net, shown.items, Training(), labels=shown.labels, contexts=shown.contexts)
+    with Recommender(model, identity_recipe(model), open_store("ram://")) as recommender:
+        http = serving(recommender)
+        events = [{"item_id": n, "timestamp": n, "action": n % 4} for n in range(20)]
+        http.post("/v1/users/ann/events", {"events": events})
+        yield http
+
+
+def by_id(answer: dict[str, Any]) -> dict[int, float]:
+    return {item["item_id"]: item["score"] for item in answer["items"]}
+
+
+def test_a_ranker_is_told_of_requests_and_candidates(ranker) -> None:
+    plain = ranker.post("/v1/users/ann/rank", {"item_ids": [3, 4, 5]})
+    assert [set(item["labels"]) for item in plain["items"]] == [{"liked", "label_1"}] * 3
+    assert all(0 < p < 1 for item in plain["items"] for p in item["labels"].values())
+    assert "known" not in plain["items"][0]
+    noon = ranker.post("/v1/users/ann/rank", {"item_ids": [3, 4], "context": {"hour": "12"}})
+    candidates = [{"item_id": 3, "context": {"hour": 12}}, {"item_id": 4}, {"item_id": 99}]
+    told = ranker.post("/v1/users/ann/rank", {"candidates": candidates})
+    assert by_id(told)[3] == pytest.approx(by_id(noon)[3], abs=1e-5)
+    assert by_id(told)[4] == pytest.approx(by_id(plain)[4], abs=1e-5)
+    assert [item.get("known", True) for item in told["items"]].count(False) == 1
+
+
+def test_features_of_an_unknown_item_count(ranker) -> None:
+    candidates = [{"item_id": 99}, {"item_id": 98, "features": {"genre": "a|b", "year": 1994}}]
+    answer = ranker.post("/v1/users/ann/rank", {"candidates": candidates})
+    assert len(set(by_id(answer).values())) == 2
+
+
+def test_a_ranker_of_several_users(ranker) -> None:
+    users = [
+        {"user_id": "ann", "context": {"hour": 3}},
+        {"user_id": "bob", "item_ids": [5, 99]},
+        {"user_id": "ann", "context": {"day": 3}},
+        {"user_id": "ann", "candidates": [{"item_id": 7, "context": {"hour": 1}}]},
+    ]
+    body = {"users": users, "item_ids": [3, 4], "context": {"hour": 12}}
+    first, second, wrong, last = ranker.post("/v1/batch/rank", body)["users"]
+    alone = ranker.post("/v1/users/ann/rank", {"item_ids": [3, 4], "context": {"hour": 3}})
+    assert by_id(first) == by_id(alone)
+    assert len(second["items"]) == 2
+    assert wrong["error"]["type"] == "DataError"
+    assert by_id(last).keys() == {7}
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "said"),
+    [
+        ({}, 422, "no item_ids and no candidates"),
+        ({"item_ids": []}, 422, "length >= 1"),
+        ({"candidates": []}, 422, "length >= 1"),
+        ({"item_ids": [1], "candidates": [{"item_id": 1}]}, 422, "give either"),
+        ({"item_ids": list(range(100_000))}, 422, "length <= 10000"),
+        ({"item_ids": [1], "context": {"hour": [1]}}, 422, r"\$.context"),
+        ({"item_ids": [1], "context": {"hour": None}}, 422, r"\$.context"),
+        ({"item_ids": [1], "context": "noon"}, 422, "Expected `object`"),
+        ({"item_ids": [1], "context": {"day": 1}}, 400, "trained with hour"),
+        ({"candidates": [{"item_id": 1, "feature": {}}]}, 422, "unknown field `feature`"),
+        ({"candidates": [{"context": {}}]}, 422, "missing required field `item_id`"),
+        ({"item_ids": [1.5]}, 422, "item_ids"),
+    ],
+)
+def test_wrong_requests_to_a_ranker(ranker, body, status, said) -> None:
+    found, _, message = ranker.error("POST", "/v1/users/ann/rank", json=body)
+    assert found == status
+    assert re.search(said, message)
+    assert ranker("GET", "/readyz").status_code == 200
+    assert len(ranker.post("/v1/users/ann/rank", {"item_ids": [1, 2]})["items"]) == 2
+
+
+def test_a_rankers_stats_say_what_actions_mean(ranker) -> None:
+    stats = ranker("GET", "/v1/stats").json()
+    assert (stats["labels"], stats["contexts"]) == (["liked", "label_1"], ["hour"])
+
+
+def test_a_model_of_next_items_takes_no_context(serving, real) -> None:
+    http = serving(real)
+    body = {"item_ids": [1, 2], "context": {"hour": 1}}
+    status, kind, message = http.error("POST", "/v1/users/ann/rank", json=body)
+    assert (status, kind) == (400, "DataError")
+    assert "it is no ranker" in message

@@ -29,6 +29,8 @@ from gistrec.impressions import FEATURE_ROWS, ImpressionBatch
 from gistrec.state import UserState
 
 _ACTIONS = 256
+_PAIRS = 1 << 22
+"""Candidates times slots that are looked at together: 32 MB for each head."""
 
 
 class Ranker(Backbone):
@@ -149,20 +151,40 @@ class Ranker(Backbone):
         *,
         at: int | None = None,
         context: Tensor | None = None,
+        features: Tensor | None = None,
     ) -> Tensor:
         """Logits of candidates: (N, T).
+
+        A candidate that the model does not know (`num_items`) is nothing but its features.
 
         Args:
             state: One user's.
             item_index: (N,).
             at: The request's time, Unix seconds; None: unknown.
             context: Feature rows of the request (C,) or of each candidate (N, C), -1 where missing.
+            features: Feature rows of unknown candidates (N, F), -1 where there are fewer; others
+                have those of `set_features`.
         """
         if self.training:
             self.eval()
         item_index = item_index.to(self.item.weight.device)
-        x_ND = self.candidates(item_index)
-        count = len(item_index)
+        limit = max(_PAIRS // (state.num_slots + 1), 1)
+        if len(item_index) > limit:
+            each = (context, features)
+            own = [t is not None and t.ndim == 2 and len(t) == len(item_index) for t in each]
+            found = []
+            for n in range(0, len(item_index), limit):
+                part = slice(n, n + limit)
+                context, features = (
+                    t[part] if mine and t is not None else t
+                    for t, mine in zip(each, own, strict=True)
+                )
+                some = item_index[part]
+                found.append(self.predict(state, some, at=at, context=context, features=features))
+            return torch.cat(found)
+        count, known_N1 = len(item_index), (item_index < self.num_items)[:, None]
+        given = torch.full((count, 0), -1) if features is None else features
+        x_ND = self.candidates(item_index).where(known_N1, self._sum(given.to(item_index.device)))
         rows = torch.zeros(count, 0, dtype=torch.long) if context is None else context
         c_ND = self._sum(rows.expand(count, -1).to(item_index.device))
         y_ND, m_D = self.read_state(state, x_ND, at)
@@ -212,3 +234,12 @@ def event_tensors(events: History) -> tuple[Tensor, Tensor, Tensor]:
     if events.action is None:
         return item_S, torch.full_like(item_S, -1), time_S
     return item_S, torch.from_numpy(events.action.astype("int64", copy=True)), time_S
+
+
+def kind_of(item_S: Tensor, action_S: Tensor, num_items: int) -> Tensor:
+    """What codecs take for an event's item (`hint.item`): one number for item and action, (S,).
+
+    An event's rows in the lowest layer are functions of both, so a table of items must tell them
+    apart. Unknown actions come first: numbers below `num_items` are items of events without one.
+    """
+    return item_S + num_items * (action_S + 1)

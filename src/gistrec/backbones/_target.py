@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from gistrec import memories
 from gistrec.backbones._absorbed import Ran, grow
 from gistrec.backbones._batch import next_position
-from gistrec.backbones._ranker import Ranker, event_tensors
+from gistrec.backbones._ranker import Ranker, event_tensors, kind_of
 from gistrec.dataset import History
 from gistrec.errors import ConfigError
 from gistrec.impressions import ImpressionBatch
@@ -141,7 +141,7 @@ class TargetAttention(Ranker):
         nothing = torch.zeros(0, dtype=torch.int64)
         named = {"item": self.memory.reads_items, "pos": self.drops}
         tensors = {name: nothing for name, kept in named.items() if kept}
-        if hints and "item" not in tensors:
+        if hints:
             tensors["hint.item"] = nothing
         tensors |= {f"{n}.0": t[0].cpu() for n, t in self.memory.empty().items()}
         return UserState(tensors, 0, self.fingerprint())
@@ -161,6 +161,9 @@ class TargetAttention(Ranker):
             x_BSD = self.events(item_S.to(device), action_S.to(device))[None]
             rows = {f"{n}.0": t[0].cpu() for n, t in self.memory.write(x_BSD).items()}
             grown = grow(state, item_S, time_S, Ran(x_BSD[0, -1], rows, None))
+            if (known := state.tensors.get("hint.item")) is not None:
+                both_S = kind_of(item_S, action_S, self.num_items)
+                grown = grown.replace({**grown.tensors, "hint.item": torch.cat([known, both_S])})
             if self.drops:
                 kept_M = self.memory.reach(positions(grown), next_position(grown))
                 grown = grown.select(kept_M.nonzero()[:, 0])

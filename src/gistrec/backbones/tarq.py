@@ -150,20 +150,24 @@ class TARQ(TargetAttention):
         *,
         at: int | None = None,
         context: Tensor | None = None,
+        features: Tensor | None = None,
     ) -> Tensor:
         """Logits of candidates, (N, T), from tables of codewords.
 
         A context of each candidate's own would need tables of its own: requests are grouped by it.
+        Candidates that the model does not know are given codes by their features.
         """
         if self.training:
             self.eval()
+        given_NF = torch.full((len(item_index), 0), -1) if features is None else features
         rows = torch.zeros(0, dtype=torch.long) if context is None else context
         if rows.ndim == 2 and len(rows) != 1:
             kinds, group_N = rows.unique(dim=0, return_inverse=True)
             out = torch.empty(len(item_index), self.labels)
             for n, kind in enumerate(kinds):
                 mine = group_N == n
-                out[mine] = self.predict(state, item_index[mine], at=at, context=kind)
+                own = given_NF[mine]
+                out[mine] = self.predict(state, item_index[mine], at=at, context=kind, features=own)
             return out
         device = self.codebook.device
         words_ND = self.codebook.flatten(0, 1)
@@ -175,10 +179,17 @@ class TARQ(TargetAttention):
         table_NT = self._logits(words_ND, y_ND, c_ND, m_ND, length_N)
         table_LCT = table_NT.unflatten(0, self.codebook.shape[:2])
         item_index = item_index.to(device)
-        code_NL = self.code_VL[item_index].long()
+        is_new_N = item_index >= self.num_items
+        place_N = item_index.clamp(max=self.num_items - 1)
+        code_NL, own_NT = self.code_VL[place_N].long(), self.own_VT[place_N]
+        vector_ND = self.vector_VD[place_N]
+        if is_new_N.any():
+            x_ND = self._sum(given_NF.to(device)[is_new_N])
+            code_NL[is_new_N], own_NT[is_new_N] = self.codes_of(x_ND).long(), self.own(x_ND)
+            vector_ND[is_new_N] = x_ND
         user = self.user(torch.cat([c_D, m_D, _known(length_N[:1])[0]]))
-        match_NT = self.vector_VD[item_index] @ user.view(self.labels, -1).T
-        logits_NT = self.own_VT[item_index] + match_NT
+        match_NT = vector_ND @ user.view(self.labels, -1).T
+        logits_NT = own_NT + match_NT
         for level, table_CT in enumerate(table_LCT):
             logits_NT = logits_NT + table_CT[code_NL[:, level]]
         found: Tensor = logits_NT.cpu()

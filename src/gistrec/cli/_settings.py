@@ -17,9 +17,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from gistrec.dataset import Dataset
+    from gistrec.impressions import Impressions
     from gistrec.train import Model, Progress
 
 RUN_FILE = "run.toml"
+MIN_EVENTS = 5
+"""Users with fewer events are left out."""
 
 
 @Parameter(name="*")
@@ -40,12 +43,35 @@ class TrainingSettings:
 
 
 def dataset_of(data: str, min_events: int, work: Work) -> "Dataset":
-    """The data set of a `--data` option."""
+    """The data set of a `--data` option.
+
+    Raises:
+        ConfigError: it names impressions.
+    """
+    from gistrec import impressions
     from gistrec.dataset import Dataset
     from gistrec.events import read
 
+    if impressions.is_source(data):
+        raise ConfigError(f"{data} names impressions, of rankers; this takes a log of events")
     with work.waiting(f"reading {data}"):
         return Dataset.from_events(read(data), min_events=min_events)
+
+
+def data_of(data: str, min_events: int, work: Work) -> "Dataset | Impressions":
+    """The data set of a `--data` option, or its impressions, of which all users are taken.
+
+    Raises:
+        ConfigError: `min_events` of impressions.
+    """
+    from gistrec import impressions
+
+    if not impressions.is_source(data):
+        return dataset_of(data, min_events, work)
+    if min_events != MIN_EVENTS:
+        raise ConfigError("--min-events is of logs; impressions are taken as they are")
+    with work.waiting(f"reading {data}"):
+        return impressions.read(data)
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -72,30 +98,38 @@ def name_of(data: str) -> str:
 
     if "(" not in data:
         return Path(data).name
-    path = parse_spec(data)[0].options.get("path")
-    return Path(path).name if isinstance(path, str) else data
+    options = parse_spec(data)[0].options
+    path = options.get("path", options.get("log"))
+    return Path(path).name if isinstance(path, str) and "(" not in path else data
 
 
 def run_of(
-    dataset: "Dataset", backbone: str, settings: TrainingSettings, *, epochs: int, holdout: int
+    data: "Dataset | Impressions",
+    backbone: str,
+    settings: TrainingSettings,
+    *,
+    epochs: int,
+    holdout: int,
 ) -> dict[str, Any]:
     """What decides a training's result, to be told from other runs."""
+    from gistrec.impressions import Impressions
     from gistrec.registry import parse_spec
 
     digest = hashlib.sha256()
-    for column in (
-        dataset.items.ids.astype(str),
-        dataset.offsets,
-        dataset.item_index,
-        dataset.timestamp,
-    ):
+    columns: list[Any] = []
+    dataset = data.dataset if isinstance(data, Impressions) else data
+    if isinstance(data, Impressions):
+        columns += [data.item_index, data.history_end, data.label_NT, data.context_NC]
+        columns += [data.feature_VF]
+    columns += [dataset.items.ids.astype(str), dataset.offsets]
+    for column in (*columns, dataset.item_index, dataset.timestamp):
         digest.update(column.tobytes())
     return {
         "backbone": " | ".join(map(str, parse_spec(backbone))),
         "epochs": epochs,
         "holdout": holdout,
         **dataclasses.asdict(settings),
-        "log": {
+        "log": {  # of impressions, their histories
             "users": dataset.num_users,
             "items": dataset.num_items,
             "events": len(dataset.timestamp),
@@ -105,7 +139,7 @@ def run_of(
 
 
 def trained(
-    dataset: "Dataset",
+    dataset: "Dataset | Impressions",
     run: dict[str, Any],
     folder: Path,
     work: Work,

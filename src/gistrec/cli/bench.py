@@ -4,13 +4,20 @@ import dataclasses
 import hashlib
 import json
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
 from gistrec.cli._output import Work
-from gistrec.cli._settings import TrainingSettings, dataset_of, name_of, run_of, trained
-from gistrec.cli.report import tables
+from gistrec.cli._settings import (
+    MIN_EVENTS,
+    TrainingSettings,
+    data_of,
+    name_of,
+    run_of,
+    trained,
+)
+from gistrec.cli.report import of_rankers, tables
 from gistrec.errors import ConfigError
 from gistrec.results import Row
 
@@ -29,7 +36,7 @@ def bench(
     users: int | None = None,
     out: Path = Path("results.jsonl"),
     epochs: int = 5,
-    min_events: int = 5,
+    min_events: int = MIN_EVENTS,
     settings: TrainingSettings = TrainingSettings(),
     work: Work = Work(),
 ) -> None:
@@ -37,10 +44,11 @@ def bench(
 
     Accuracy, bytes per user and latency; beside them always the uncompressed state, recomputing
     from the log, and baselines that only count. Rows are appended; what the file holds already is
-    not measured again.
+    not measured again. With impressions, accuracy is AUC, GAUC and logloss of a ranker.
 
     Args:
         data: Log: a file, a MovieLens folder, or a spec such as "csv(path='log.csv', user='uid')".
+            Or impressions, such as "labelled(path='log.parquet', label='is_click')".
         model: Model folder, trained on this log.
         backbone: Instead of a model: architecture to train first, in a folder beside the results.
         codec: Codecs to measure, such as "recent(keep=64) | int8()"; repeatable.
@@ -52,13 +60,16 @@ def bench(
         models: With --grid: folder of trained models; beside the results if not given. What is
             finished stands in <out>-jobs.jsonl, and is done again if its line is removed.
         online: Measure the drift, too: encode after every append, as a server does.
-        users: Users evaluated, drawn at random; all of them if not given.
+        users: Users evaluated, drawn at random; all of them if not given. With impressions, users
+            answered from states: 200 if not given; uncompressed, all are answered.
         out: File of result rows.
         epochs: Passes over the log, with --backbone.
         min_events: Users with fewer events are left out; what the model was trained with.
     """
-    from gistrec import benchmark, catalogue, codecs, results
+    from gistrec import benchmark, catalogue, codecs, rank_benchmark, results
+    from gistrec.impressions import Impressions
     from gistrec.measure import Rules
+    from gistrec.rank_measure import RankRules
     from gistrec.train import Model
 
     if (model is None) == (backbone is None):
@@ -69,8 +80,10 @@ def bench(
         codecs.parse(spec)  # wrong ones are told before the training
     if grid is not None and (model is not None or codec or budget_bytes):
         raise ConfigError("--grid names its codecs and budgets: give --backbone and none of those")
-    dataset = dataset_of(data, min_events, work)
+    dataset = data_of(data, min_events, work)
     if grid is not None:
+        if isinstance(dataset, Impressions):
+            raise ConfigError("--grid is of logs; for impressions name codecs with --codec")
         known = results.load(out) if out.exists() else []
         if grid == "finalists":
             jobs, rules = catalogue.finalists(str(backbone), known, name_of(data)), catalogue.FINAL
@@ -107,16 +120,16 @@ def bench(
         key = hashlib.sha256(json.dumps(run).encode()).hexdigest()[:8]
         folder = out.with_name(f"{out.stem}-model-{key}")
         fitted = trained(dataset, run, folder, work, data=data, min_events=min_events)
-    rows = benchmark.run(
-        fitted,
-        dataset,
-        out,
-        data=name_of(data),
-        recipes=codec,
-        budgets=budget_bytes,
-        rules=Rules(users=users) if online else Rules(users=users, online_users=0),
-        quiet=work.json or work.quiet,
-    )
+    asked: dict[str, Any] = {"data": name_of(data), "recipes": codec, "budgets": budget_bytes}
+    quiet = work.json or work.quiet
+    if isinstance(dataset, Impressions):
+        sample = RankRules(online=online)
+        if users is not None:
+            sample = dataclasses.replace(sample, users=users)
+        rows = rank_benchmark.run(fitted, dataset, out, rules=sample, quiet=quiet, **asked)
+    else:
+        rules = Rules(users=users) if online else Rules(users=users, online_users=0)
+        rows = benchmark.run(fitted, dataset, out, rules=rules, quiet=quiet, **asked)
     _show(rows, out, work)
 
 
@@ -131,7 +144,8 @@ def _in_part(part: str, number: int) -> bool:
 
 
 def _show(rows: list[Row], out: Path, work: Work) -> None:
-    report = f"gistrec report {out} --html {out.with_suffix('.html')}"
+    page = "" if of_rankers(rows)[0] else f" --html {out.with_suffix('.html')}"
+    report = f"gistrec report {out}{page}"
     work.show(
         {"results": str(out), "rows": rows, "report": report},
         *tables(rows),

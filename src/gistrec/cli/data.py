@@ -49,16 +49,21 @@ def get(name: str, /, *, out: Path = Path("data"), work: Work = Work()) -> None:
 
 @app.command
 def stats(data: str, /, *, work: Work = Work()) -> None:
-    """Say what a log looks like: users, items, lengths, ties, repeats.
+    """Say what a log looks like: users, items, lengths, ties, repeats; of impressions, labels, too.
 
     Args:
-        data: A file, a MovieLens folder, or a spec such as "csv(path='log.csv', user='uid')".
+        data: A file, a MovieLens folder, or a spec such as "csv(path='log.csv', user='uid')"; or
+            impressions, such as "labelled(path='log.parquet', label='is_click')".
     """
+    from gistrec import impression_stats, impressions, log_stats
     from gistrec.events import read
-    from gistrec.log_stats import describe
 
     with work.waiting(f"reading {data}"):
-        found = describe(read(data))
+        found = (
+            impression_stats.describe(impressions.read(data))
+            if impressions.is_source(data)
+            else log_stats.describe(read(data))
+        )
     work.show(found, "\n".join(found.lines()))
 
 
@@ -72,8 +77,15 @@ def make(data: str = "synthetic()", /, *, out: Path, work: Work = Work()) -> Non
         data: Another log: a file, a folder, or a spec such as "synthetic(users=50, seed=1)".
         out: The Parquet file; replaced as a whole if it exists.
     """
+    from gistrec import impressions
+    from gistrec.errors import ConfigError
     from gistrec.events import read
 
+    if impressions.is_source(data):
+        raise ConfigError(
+            f"{data} names impressions, which are made from a log whenever they are read: write "
+            "the log, and give the spec where impressions are asked for"
+        )
     with work.waiting(f"reading {data}"):
         events = read(data)
     columns = {

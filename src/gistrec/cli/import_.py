@@ -16,10 +16,13 @@ def import_(data: str, /, *, store: str, work: Work = Work()) -> int:
 
     Args:
         data: Log: a file, a MovieLens folder, or a spec such as
-            "parquet(path='log.parquet', action='action')"; actions are read only if named.
+            "parquet(path='log.parquet', action='action')"; actions are read only if named. Or
+            impressions, such as "labelled(path='log.parquet', label='is_click')", of which the
+            histories are taken, with their labels as actions.
         store: URL of the store: lmdb:///absolute/folder, lmdb://relative/folder or
             redis://host:6379/0.
     """
+    from gistrec import impressions
     from gistrec.events import read
     from gistrec.history_log import HistoryLog
     from gistrec.stores import open_store, without_password
@@ -29,7 +32,8 @@ def import_(data: str, /, *, store: str, work: Work = Work()) -> int:
         raise ConfigError("ram:// forgets everything at the end: give lmdb://folder or redis://")
     with open_store(store) as opened:
         with work.waiting(f"reading {data}"):
-            events = read(data)
+            shown = impressions.read(data) if impressions.is_source(data) else None
+            events = read(data) if shown is None else shown.events
         begun = time.perf_counter()
         with work.progress("events") as progress:
             bar = progress.add_task("importing", total=len(events))

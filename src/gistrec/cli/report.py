@@ -39,11 +39,16 @@ def report(
     from gistrec.report import to_html, to_markdown
     from gistrec.summary import benches
 
-    rows = files.load(results)
-    if not rows:
+    everything = files.load(results)
+    if not everything:
         raise DataError(f"{results} holds no result row: run `gistrec bench` first")
+    ranked, rows = of_rankers(everything)
+    if not rows and (html is not None or markdown):
+        raise DataError(f"{results} holds rows of rankers alone: they are shown without options")
     document: dict[str, Any] = {"benches": [_plain(bench) for bench in benches(rows)]}
-    parts: list[str | Table] = [to_markdown(rows)] if markdown else [*tables(rows)]
+    if ranked:
+        document["rankers"] = ranked
+    parts: list[str | Table] = [to_markdown(rows)] if markdown else [*tables(everything)]
     if html is not None:
         html.parent.mkdir(parents=True, exist_ok=True)
         part = html.with_name(html.name + ".part")
@@ -84,7 +89,10 @@ def catalogues(rows: Sequence["Row"]) -> dict[tuple[str, str], Table]:
 
 
 def tables(rows: Sequence["Row"]) -> list[Table]:
-    """A short table for each bench, references first, then states by bytes; or a catalogue's."""
+    """A short table for each bench, references first, then states by bytes; or a catalogue's.
+
+    Rows of rankers have tables of their own, at the end.
+    """
     from gistrec.summary import benches, decimal, human_bytes
 
     def cells(bench: "Bench", point: "Point") -> list[str]:
@@ -101,6 +109,7 @@ def tables(rows: Sequence["Row"]) -> list[Table]:
             "" if took is None else f"{took:.2f} ms",
         ]
 
+    ranked, rows = of_rankers(rows)
     many = catalogues(rows)
     out = list(many.values())
     for bench in benches(rows):
@@ -111,7 +120,41 @@ def tables(rows: Sequence["Row"]) -> list[Table]:
         table = [head, *(cells(bench, point) for point in (*references, *bench.recipes))]
         title = f"{bench.data}, {bench.split}, {bench.backbone}"
         out.append(Table(table, title=title, head=True))
-    return out
+    return out + _ranker_tables(ranked)
+
+
+def of_rankers(rows: Sequence["Row"]) -> tuple[list["Row"], list["Row"]]:
+    """Rows of rankers, and the others."""
+    ranked = [row for row in rows if row.get("auc") is not None]
+    return ranked, [row for row in rows if row.get("auc") is None]
+
+
+def _ranker_tables(rows: Sequence["Row"]) -> list[Table]:
+    """A table for each data set and ranker: seeds one by one, in the order of the rows."""
+    from gistrec.summary import human_bytes
+
+    head = ["kept of a user", "seed", "state", "log", "AUC (95 %)", "GAUC", "logloss", "change"]
+    tables: dict[tuple[str, str], list[list[str]]] = {}
+    for row in rows:
+        low, high = row["auc_interval"]
+        change = row.get("auc_change")
+        name = row.get("codec") or (row["backbone"] if row["kind"] == "baseline" else row["kind"])
+        model = "counting" if row["kind"] == "baseline" else row["backbone"]
+        tables.setdefault((row["data"], model), [head]).append(
+            [
+                name + (", online" if row["online"] else ""),
+                str(row["seed"]),
+                human_bytes(row["state_bytes"]),
+                human_bytes(row["log_bytes"]),
+                f"{row['auc']:.4f} ({low:.4f} to {high:.4f})",
+                "" if row["gauc"] is None else f"{row['gauc']:.4f}",
+                f"{row['logloss']:.4f}",
+                "" if change is None else f"{change:+.4f}",
+            ]
+        )
+    return [
+        Table(table, title=f"{data}, {model}", head=True) for (data, model), table in tables.items()
+    ]
 
 
 def _plain(bench: "Bench") -> dict[str, Any]:

@@ -8,7 +8,7 @@ from cyclopts import App
 
 from gistrec.cli._output import PARAMETER, Output, Table, Work
 from gistrec.cli._service import Service
-from gistrec.cli._settings import dataset_of
+from gistrec.cli._settings import MIN_EVENTS, data_of
 from gistrec.cli._units import num_bytes, seconds
 from gistrec.errors import DataError
 
@@ -65,13 +65,15 @@ def build(
 
 
 @app.command
-def fit(*, model: Path, codec: str, data: str, min_events: int = 5, work: Work = Work()) -> None:
+def fit(
+    *, model: Path, codec: str, data: str, min_events: int = MIN_EVENTS, work: Work = Work()
+) -> None:
     """Fit codecs to a model and save them in its folder; stored states are rebuilt on next use.
 
     Args:
         model: Model folder, as `gistrec train` writes it.
         codec: Codecs that states are to be stored with, such as "recent(keep=64) | int8()".
-        data: Log that the model was trained on.
+        data: Log or impressions that the model was trained on.
         min_events: Users with fewer events are left out; what the model was trained with.
     """
     from gistrec import codecs
@@ -80,7 +82,7 @@ def fit(*, model: Path, codec: str, data: str, min_events: int = 5, work: Work =
 
     codecs.parse(codec)
     fitted = Model.load(model)
-    dataset = dataset_of(data, min_events, work)
+    dataset = data_of(data, min_events, work)
     with work.waiting(f"fitting {codec}"):
         recipe = fit_recipe(fitted, dataset, codec)
     recipe.save(model / "recipe")

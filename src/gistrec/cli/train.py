@@ -2,13 +2,25 @@
 
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, ArgumentCollection, Parameter
 from cyclopts.config import Dict
 
 from gistrec.cli._output import PARAMETER, Work
-from gistrec.cli._settings import TrainingSettings, dataset_of, read_toml, run_of, trained
+from gistrec.cli._settings import (
+    MIN_EVENTS,
+    TrainingSettings,
+    data_of,
+    read_toml,
+    run_of,
+    trained,
+)
+
+if TYPE_CHECKING:
+    from gistrec.dataset import Dataset
+    from gistrec.impressions import Impressions, Part
+    from gistrec.train import Model
 
 
 def _from_file(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
@@ -33,7 +45,7 @@ def train(
     out: Path,
     epochs: int = 30,
     holdout: int = 1,
-    min_events: int = 5,
+    min_events: int = MIN_EVENTS,
     codec: str | None = None,
     log_to: str | None = None,
     config: Annotated[Path | None, Parameter(name=["--config", "--run"])] = None,
@@ -48,11 +60,16 @@ def train(
 
     Args:
         data: Log: a file, a MovieLens folder, or a spec such as "csv(path='log.csv', user='uid')".
-        backbone: Architecture with its options, see `gistrec methods --family backbones`.
+            Or impressions with labels, such as "labelled(path='log.parquet', label='is_click')",
+            for a ranker.
+        backbone: Architecture with its options, see `gistrec methods --family backbones`; for
+            impressions a ranker, such as "twin()".
         out: Model folder to write.
         epochs: Passes over the log.
         holdout: Targets per user left out of training and then predicted: 1 for the final fit, 2 to
-            choose settings without a look at the last target, 0 to train on everything.
+            choose settings without a look at the last target, 0 to train on everything. Of
+            impressions the newest 10 % in time are the test and the 10 % before them validation:
+            1 measures both, 2 only validation.
         min_events: Users with fewer events are left out.
         codec: Codecs that states are stored with; fitted and saved in the model folder.
         log_to: Tell the training to mlflow (at MLFLOW_TRACKING_URI) or to
@@ -60,15 +77,15 @@ def train(
         config: TOML file with options of this command (`learning_rate = 0.001`), such as a run file
             of `gistrec plan` or a model's run.toml; flags override it.
     """
-    from gistrec import codecs, metrics, torchrun
+    from gistrec import codecs, torchrun
     from gistrec.build import fit_recipe
-    from gistrec.evaluate import evaluate
+    from gistrec.impressions import Impressions
     from gistrec.trackers import steps_to, tracker
 
     if codec is not None:
         codec = str(codecs.parse(codec))  # wrong ones are told before the training
     told = None if log_to is None or torchrun.rank() else tracker(log_to)
-    dataset = dataset_of(data, min_events, work)
+    dataset = data_of(data, min_events, work)
     run = run_of(dataset, backbone, settings, epochs=epochs, holdout=holdout)
     about = {"data": data, "min_events": min_events, "codec": codec}
     with nullcontext() if told is None else told.run(out.name, about | run) as log:
@@ -86,16 +103,55 @@ def train(
         }
         text = f"{out}: {run['backbone']}" + (f", states as {codec}" if codec else "")
         if holdout:
-            split = dataset.split(settings.scheme, holdout=holdout - 1)
             with work.waiting("measuring accuracy on what was held out"):
-                found = evaluate(model.backbone, dataset, split, scheme=settings.scheme)
-            low, high = metrics.interval(found["ndcg_10"])
-            means = {name: float(values.mean()) for name, values in found.items()}
+                if isinstance(dataset, Impressions):
+                    found, means, said = _of_ranker(model, dataset, holdout)
+                else:
+                    found, means, said = _of_next_items(model, dataset, holdout)
             if log is not None:
                 log(means, 0)
-            document |= {**means, "interval": (low, high), "users": len(split)}
-            text += (
-                f"\nNDCG@10 {document['ndcg_10']:.4f} ({low:.4f} to {high:.4f}), "
-                f"HR@10 {document['hr_10']:.4f}, {len(split):,} users, whole catalogue ranked"
-            )
+            document, text = document | found, f"{text}\n{said}"
     work.show(document, f"{text}\nserve it: gistrec serve --model {out}")
+
+
+def _of_ranker(
+    model: "Model", impressions: "Impressions", holdout: int
+) -> tuple[dict[str, Any], dict[str, float], str]:
+    """Figures of each part, the plain ones among them, and a sentence for each."""
+    from gistrec import ranking
+
+    longest = max(int(impressions.lengths.max()), 2)
+    rows: dict[str, Any] = {}
+    means: dict[str, float] = {}
+    lines = []
+    parts: tuple[Part, ...] = ("validation", "test") if holdout == 1 else ("validation",)
+    for part in parts:
+        numbers = impressions.part(part)
+        logit_NT = ranking.logits(model.backbone, impressions, numbers, max_len=longest)
+        rows[part] = row = ranking.every_label(impressions, numbers, logit_NT)
+        means |= {f"{part}_{name}": row[name] for name in ("auc", "gauc", "logloss")}
+        low, high = row["auc_interval"]
+        lines.append(
+            f"{part}: AUC {row['auc']:.4f} ({low:.4f} to {high:.4f}), GAUC {row['gauc']:.4f}, "
+            f"logloss {row['logloss']:.4f}, {row['impressions']:,} impressions of "
+            f"{row['users']:,} users, label {row['label']}"
+        )
+    return rows, means, "\n".join(lines)
+
+
+def _of_next_items(
+    model: "Model", dataset: "Dataset", holdout: int
+) -> tuple[dict[str, Any], dict[str, float], str]:
+    from gistrec import metrics
+    from gistrec.evaluate import evaluate
+
+    scheme = model.training.scheme
+    split = dataset.split(scheme, holdout=holdout - 1)
+    found = evaluate(model.backbone, dataset, split, scheme=scheme)
+    low, high = metrics.interval(found["ndcg_10"])
+    means = {name: float(values.mean()) for name, values in found.items()}
+    said = (
+        f"NDCG@10 {means['ndcg_10']:.4f} ({low:.4f} to {high:.4f}), "
+        f"HR@10 {means['hr_10']:.4f}, {len(split):,} users, whole catalogue ranked"
+    )
+    return {**means, "interval": (low, high), "users": len(split)}, means, said

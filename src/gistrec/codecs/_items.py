@@ -1,6 +1,8 @@
 """Base of codecs with tables of every item's mean row, learned from sample states.
 
-Shapes: N sample slots, V rows of a table: those of ids from 0 on, and last that of unknown items.
+Shapes: N sample slots, V rows of a table, last that of unknown items. The others are those of ids
+from 0 on; or, where less than half of these ids are in the samples, of the ids in `<tensor>.ids`
+alone: rankers' ids tell the action, too, and most items never meet most actions.
 """
 
 from abc import abstractmethod
@@ -23,7 +25,7 @@ class ItemMeans(Codec):
     tables: Mapping[str, Tensor] = field(
         default_factory=dict, repr=False, compare=False, kw_only=True
     )
-    """`<tensor>.means` (V, H, K), int16, and what else `learn` returns."""
+    """`<tensor>.means` (V, H, K), int16, what else `learn` returns, and perhaps `<tensor>.ids`."""
 
     stage = WIDTH
     slotwise = True
@@ -49,14 +51,23 @@ class ItemMeans(Codec):
                 self.require(state)
             item_N = torch.cat([state.tensors[item_name(state)] for state, _ in samples])
             x = torch.cat([x for _, x in samples], dim=-2)
+            id_V, place_N = item_N.unique(return_inverse=True)
+            if 2 * len(id_V) < int(id_V.max()):
+                tables[f"{name}.ids"], item_N = id_V, place_N
             tables |= {f"{name}.{table}": t for table, t in self.learn(item_N, x).items()}
         return replace(self, tables=tables)
 
     def means(self, name: str, state: UserState) -> Tensor:
         """The mean row of each slot's item, (H, M, K), as the table has it."""
         means_VHK = self.table(f"{name}.means")
+        item_M = state.tensors[item_name(state)].long().numpy()
+        if f"{name}.ids" in self.tables:
+            id_V = self.table(f"{name}.ids").numpy()
+            place_M = np.searchsorted(id_V, item_M)
+            found = id_V[np.minimum(place_M, len(id_V) - 1)] == item_M
+            item_M = np.where(found, place_M, -1)
         # an id below 0 is a huge one without its sign
-        item_M = state.tensors[item_name(state)].long().numpy().view(np.uint64)
+        item_M = item_M.view(np.uint64)
         place_M = np.minimum(item_M, len(means_VHK) - 1).view(np.int64)
         return means_VHK.index_select(0, torch.from_numpy(place_M)).movedim(0, -2)
 

@@ -3,7 +3,8 @@
     T[i] = mean of x_j over the sample slots j with item_j = i        x'_j = T[item_j]
 
 Of the lowest layer that is exact in any backbone without time or position in its inputs: its keys
-and values are functions of the item alone. `itemtable(layers=1) | rvq()` keeps it so and leaves the
+and values are functions of the item alone (of a ranker: of item and action, which `hint.item` tells
+together). `itemtable(layers=1) | rvq()` keeps it so and leaves the
 layers above to the codec behind it.
 
 One table per tensor (layer, keys or values). Items without samples, and ids beyond the table, get

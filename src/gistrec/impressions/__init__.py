@@ -45,6 +45,16 @@ def feature_row(column: str, value: Any) -> int:
     return zlib.crc32(f"{column}={value}".encode()) % FEATURE_ROWS
 
 
+def feature_rows(values: Mapping[str, Any]) -> list[int]:
+    """Rows of an item's features by column; a text such as `Drama|War` has several values."""
+    rows = [
+        feature_row(name, part)
+        for name, value in values.items()
+        for part in (value.split("|") if isinstance(value, str) else [value])
+    ]
+    return [row for row in rows if row >= 0]
+
+
 @dataclasses.dataclass(frozen=True)
 class ImpressionBatch:
     """Stretches of histories for training, and the impressions that read them."""
@@ -126,6 +136,19 @@ class Impressions:
     def lengths(self) -> Ints:
         """Events of each impression's history, (N,)."""
         return self.history_end - self.dataset.offsets[self.user]
+
+    @property
+    def events(self) -> Events:
+        """All histories as a log."""
+        data = self.dataset
+        return Events(
+            np.repeat(data.user_ids, np.diff(data.offsets)),
+            data.items.ids[data.item_index],
+            data.timestamp,
+            data.action,
+            data.items.titles,
+            source=data.source,
+        )
 
     def history(self, n: int) -> History:
         """What was known of the user at the n-th impression."""

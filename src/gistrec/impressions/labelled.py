@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 from gistrec import events, registry
 from gistrec.errors import ConfigError, DataError
 from gistrec.events import Events
-from gistrec.impressions import Impressions, ImpressionSource, feature_row, gather
+from gistrec.impressions import Impressions, ImpressionSource, gather
+from gistrec.impressions._features import check, read_features
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,8 +52,7 @@ class Labelled(ImpressionSource):
             raise ConfigError(f"label takes one to eight columns, a|b|c, given {self.label!r}")
         if self.history not in ("all", "positive"):
             raise ConfigError(f"history takes all or positive, given {self.history!r}")
-        if bool(self.items) != bool(self.features):
-            raise ConfigError("items (a file) and features (its columns) go together")
+        check(self.items, self.features)
 
     def read(self) -> Impressions:
         """Read the file.
@@ -67,13 +67,17 @@ class Labelled(ImpressionSource):
         label_TR: NDArray[np.float64] = np.stack(list(labels.values()))
         bit_TR = np.nan_to_num(label_TR).astype(np.int64) << np.arange(len(names))[:, None]
         shown: NDArray[np.bool_] = ~np.logical_and.reduce(np.isnan(label_TR))
+        features = None
+        if self.items:
+            text_ids = log.item_id.dtype == object
+            features = read_features(self.items, self.features, text_ids=text_ids)
         return gather(
             dataclasses.replace(log, action=bit_TR.sum(0), columns={}, source=self.path),
             labels,
             shown=shown,
             happened=np.ones_like(shown) if self.history == "all" else label_TR[0] == 1,
             context={name: log.columns[name] for name in contexts},
-            features=self._features(log) if self.items else None,
+            features=features,
         )
 
     def _log(self, columns: str) -> Events:
@@ -104,35 +108,3 @@ class Labelled(ImpressionSource):
         if self.positive is not None:
             values = np.where(np.isnan(values), np.nan, values >= self.positive)
         return np.asarray(values)
-
-    def _features(self, log: Events) -> dict[Any, list[int]]:
-        path = Path(self.items)
-        if not path.is_file():
-            raise DataError(f"{path} does not exist: it was to hold the features of items")
-        names = self.features.split("|")
-        table = _table(path, names)
-        out: dict[Any, list[int]] = {}
-        kind = str if log.item_id.dtype == object else int
-        for item, *values in table:
-            rows = [
-                feature_row(name, part)
-                for name, value in zip(names, values, strict=True)
-                if value is not None
-                for part in (value.split("|") if isinstance(value, str) else [value])
-            ]
-            out[kind(item)] = [row for row in rows if row >= 0]
-        return out
-
-
-def _table(path: Path, names: list[str]) -> list[tuple[Any, ...]]:
-    import duckdb
-
-    chosen = ", ".join(f'"{name}"' for name in ["item_id", *names])
-    reader = "read_parquet" if path.suffix.lower() in (".parquet", ".pq") else "read_csv"
-    try:
-        return duckdb.execute(f"SELECT {chosen} FROM {reader}(?)", [str(path)]).fetchall()
-    except duckdb.Error as error:
-        first = str(error).splitlines()[0]
-        raise DataError(
-            f"{path}: can't read item_id, {', '.join(names)} ({first}): name columns it has"
-        ) from None

@@ -165,7 +165,7 @@ class _Choice:
             return self.known[key]
         subject, chain = candidate.everybody, codecs.parse(asked)
         final: Row = {"kind": "final", "backbone": candidate.name, "asked": asked, "codec": asked}
-        final |= latency.served(subject, subject.fit(chain))
+        final |= latency.served(subject.timed, subject.fit(chain))
         if self._is_fast(final):
             try:
                 recipe, held = self.trials.on_everybody(candidate, chain)
@@ -205,7 +205,7 @@ class _Choice:
             log = {"kind": "recompute", "backbone": candidate.name, "state_bytes": 0.0}
             log |= {"log_bytes": float(candidate.everybody.log_bytes.mean())}
             log |= {"ndcg_10": candidate.full["ndcg_10"], "users": candidate.full["users"]}
-            log = self._keep(log | latency.recomputed(candidate.everybody))
+            log = self._keep(log | latency.recomputed(candidate.everybody.timed))
         return [*({"kind": "full"} | c.full for c in self.models.values()), log]
 
     def _keep(self, row: Row) -> Row:

@@ -7,7 +7,7 @@ from typing import NamedTuple, ParamSpec, TypeVar
 from gistrec import batch_requests
 from gistrec.cascade import Cascade
 from gistrec.errors import DataError
-from gistrec.recommender import Event, Recommender, Scored
+from gistrec.recommender import Event, Recommender, Scored, Told
 from gistrec.server import logs
 from gistrec.server.errors import NotFoundError, NotReadyError, SchemaError, detail
 from gistrec.server.gate import Gate
@@ -15,6 +15,7 @@ from gistrec.server.metrics import Fresh, Metrics
 from gistrec.server.schema import (
     MAX_PAIRS,
     Appended,
+    Candidate,
     Candidates,
     Cascaded,
     CascadeQuery,
@@ -55,7 +56,12 @@ def timed(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> tuple[T, f
 
 def scored_items(scored: Sequence[Scored]) -> list[ScoredItem]:
     """Items as they are answered."""
-    return [ScoredItem(s.item_id, s.score, s.title) for s in scored]
+    return [
+        ScoredItem(
+            s.item_id, s.score, s.title, None if s.labels is None else dict(s.labels), s.known
+        )
+        for s in scored
+    ]
 
 
 def _unknown_user(user_id: str) -> NotFoundError:
@@ -73,6 +79,27 @@ def _events(body: NewEvents | UserEvents) -> list[Event]:
         Event(e.item_id, now if e.timestamp is None else e.timestamp, e.action, e.event_id)
         for e in body.events
     ]
+
+
+def _asked(
+    item_ids: list[int | str] | None,
+    candidates: list[Candidate] | None,
+    context: dict[str, str | int | float],
+    *,
+    where: str = "$",
+) -> tuple[list[int | str], dict[str, Told]] | None:
+    """Candidates, and what `rank` is told of them if it is; None if there are none."""
+    if item_ids is not None and candidates is not None:
+        raise SchemaError(f"wrong request: item_ids and candidates at `{where}`: give either")
+    if candidates is None:
+        if item_ids is None:
+            return None
+        return item_ids, {"told": Told(context)} if context else {}
+    contexts, features = (
+        [getattr(c, what) for c in candidates] for what in ("context", "features")
+    )
+    told = Told(context, contexts if any(contexts) else (), features if any(features) else ())
+    return [c.item_id for c in candidates], {"told": told} if any(told) else {}
 
 
 def _told(error: Exception) -> ErrorDetail:
@@ -182,7 +209,11 @@ class Service:
 
     def rank(self, user_id: str, body: Candidates) -> Ranked:
         """Put candidate items in order for a user."""
-        scored, ms = timed(self.recommender.rank, user_id, body.item_ids, at=body.at)
+        found = _asked(body.item_ids, body.candidates, body.context)
+        if found is None:
+            raise SchemaError("wrong request: no item_ids and no candidates at `$`: give either")
+        item_ids, told = found
+        scored, ms = timed(self.recommender.rank, user_id, item_ids, at=body.at, **told)
         return Ranked(scored_items(scored), ms)
 
     def cascade(self, user_id: str, body: CascadeQuery) -> Cascaded:
@@ -206,12 +237,15 @@ class Service:
         """Put candidate items in order for several users; each gets an answer or an error."""
         requests = []
         for n, user in enumerate(body.users):
-            items = user.item_ids or body.item_ids
-            if items is None:
+            context = {**body.context, **user.context}
+            own = _asked(user.item_ids, user.candidates, context, where=f"$.users[{n}]")
+            found = own or _asked(body.item_ids, body.candidates, context)
+            if found is None:
                 raise SchemaError(
                     f"wrong request: no item_ids for all and none at `$.users[{n}]`: give either"
                 )
-            requests.append(batch_requests.Candidates(user.user_id, items, user.at))
+            item_ids, told = found
+            requests.append(batch_requests.Candidates(user.user_id, item_ids, user.at, **told))
         if (pairs := sum(len(r.item_ids) for r in requests)) > MAX_PAIRS:
             raise SchemaError(
                 f"wrong request: {pairs} candidates of {len(requests)} users, allowed are "
@@ -256,6 +290,8 @@ class Service:
             model=recommender.recipe.manifest.model,
             codec=str(recommender.recipe.chain),
             num_items=len(recommender.items),
+            labels=list(recommender.model.labels),
+            contexts=list(recommender.model.contexts),
             item_id_type="integer" if recommender.items.ids.dtype.kind in "iu" else "string",
             users=found.users,
             bytes_total=found.bytes_total,

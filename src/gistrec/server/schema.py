@@ -78,10 +78,38 @@ class ManyEvents(Input, frozen=True):
     users: Annotated[list[UserEvents], Meta(min_length=1, max_length=MAX_USERS)]
 
 
-class Candidates(Input, frozen=True):
-    """Items to put in order for a user."""
+Facts = Annotated[
+    dict[str, str | int | float],
+    Meta(max_length=64, description="Columns by name, with values as in the training data."),
+]
+Context = Annotated[
+    Facts, Meta(description="Context columns of the request, by name; of rankers alone.")
+]
 
-    item_ids: ItemList
+
+class Candidate(Input, frozen=True):
+    """An item and what is known of it; of rankers alone."""
+
+    item_id: ItemId
+    context: Annotated[Facts, Meta(description="Its own, before the request's.")] = {}
+    features: Annotated[
+        Facts,
+        Meta(
+            description="Features of an item that the model does not know (`stats` counts those "
+            "that it knows); others have those of the training. `Drama|War` is two values."
+        ),
+    ] = {}
+
+
+CandidateList = Annotated[list[Candidate], Meta(min_length=1, max_length=MAX_CANDIDATES)]
+
+
+class Candidates(Input, frozen=True):
+    """Items to put in order for a user: `item_ids`, or `candidates` that tell more."""
+
+    item_ids: ItemList | None = None
+    candidates: CandidateList | None = None
+    context: Context = {}
     at: At = None
 
 
@@ -90,6 +118,8 @@ class UserCandidates(Input, frozen=True):
 
     user_id: UserId
     item_ids: Annotated[ItemList | None, Meta(description="null: those of all.")] = None
+    candidates: Annotated[CandidateList | None, Meta(description="Instead, telling more.")] = None
+    context: Annotated[Facts, Meta(description="The user's own, before that of all.")] = {}
     at: At = None
 
 
@@ -100,6 +130,8 @@ class ManyCandidates(Input, frozen=True):
     item_ids: Annotated[
         ItemList | None, Meta(description="For users who have none of their own.")
     ] = None
+    candidates: Annotated[CandidateList | None, Meta(description="Instead, telling more.")] = None
+    context: Context = {}
 
 
 class RecommendQuery(Input, frozen=True):
@@ -122,10 +154,7 @@ class CascadeQuery(Input, frozen=True):
         Meta(description="Leave out items of the user's history; null: as the model was trained."),
     ] = None
     at: At = None
-    context: Annotated[
-        dict[str, str | int | float],
-        Meta(max_length=64, description="Context columns of the request, by name."),
-    ] = {}
+    context: Context = {}
 
 
 class Kept(Struct, frozen=True):
@@ -142,12 +171,23 @@ class Appended(Kept, frozen=True):
     ms: Milliseconds
 
 
-class ScoredItem(Struct, frozen=True):
+class ScoredItem(Struct, frozen=True, omit_defaults=True):
     """An item and its score; scores compare within one answer only."""
 
     item_id: ItemId
     score: float
     title: Annotated[str, Meta(description="Its name, or its id where no name is known.")]
+    labels: Annotated[
+        dict[str, float] | None,
+        Meta(description="Of candidates that a ranker was given: each label's probability."),
+    ] = None
+    known: Annotated[
+        bool,
+        Meta(
+            description="false: the ranker does not know the item, and has scored its features, "
+            "the user and the context alone."
+        ),
+    ] = True
 
 
 class Recommended(Struct, frozen=True):
@@ -240,6 +280,14 @@ class Stats(Struct, frozen=True):
     model: Annotated[str, Meta(description="Fingerprint of the model.")]
     codec: Annotated[str, Meta(description="Spec of the codecs.")]
     num_items: Annotated[int, Meta(description="Items that the model knows.")]
+    labels: Annotated[
+        list[str],
+        Meta(
+            description="What a ranker predicts, candidates in order of the first one. Bit 0 of an "
+            "event's action says whether the first one was 1, bit 1 the second one, and so on."
+        ),
+    ]
+    contexts: Annotated[list[str], Meta(description="Context columns that a ranker reads.")]
     item_id_type: Annotated[
         Literal["integer", "string"], Meta(description="JSON type of their ids.")
     ]

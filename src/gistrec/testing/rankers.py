@@ -113,6 +113,17 @@ class RankerTests(StateTests):
         assert not torch.allclose(plain, told)
         torch.testing.assert_close(plain, unknown)
 
+    def test_unknown_candidates_are_their_features(self, backbone: Backbone) -> None:
+        (state,) = backbone.prefill([acted_history(5)])
+        item = torch.tensor([3, NUM_ITEMS, NUM_ITEMS, NUM_ITEMS])
+        rows = torch.tensor([[7, 8], [-1, -1], [7, 8], [7, -1]])
+        score = backbone.predict(state, item, features=rows)[:, 0]  # type: ignore[operator]
+        plain = backbone.predict(state, item[:1])[:, 0]  # type: ignore[operator]  # of rankers
+        torch.testing.assert_close(score[:1], plain)  # a known item keeps its own
+        assert len(score[1:].unique()) == 3
+        without = backbone.predict(state, item)[:, 0]  # type: ignore[operator]  # of rankers
+        torch.testing.assert_close(without[1:], score[1].expand(3))
+
     def test_states_pass_through_codecs(self, backbone: Backbone) -> None:
         (state,) = backbone.prefill([acted_history(40)], hints=True)
         score = backbone.score([state])
