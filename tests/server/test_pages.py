@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 
 from gistrec import summary
-from gistrec.build import build_states, fit_recipe
+from gistrec.build import Builder, fit_recipe
 from gistrec.dataset import Dataset
 from gistrec.events import read
 from gistrec.recommender import Recommender
@@ -29,6 +29,7 @@ from gistrec.server.keys import add_key
 from gistrec.stored_states import state_key
 from gistrec.stores import Put
 from gistrec.train import train
+from gistrec.transfer import import_events
 
 playwright = pytest.importorskip(
     "playwright.sync_api", reason='needs playwright: pip install "gistrec[dev]"'
@@ -44,6 +45,7 @@ pytestmark = [
 ROOT = Path(__file__).parents[2]
 AXE = Path(__file__).with_name("axe.min.js")
 RESULTS = ROOT / "docs" / "results"
+LOG = "completejourney(users=60, min_item_events=20)"
 USERS = 100_000
 HOSTILE = "<img src=x onerror=\"document.title='owned'\"><b>&amp;</b>"
 PAGES = ("overview", "user", "budget", "models")
@@ -56,8 +58,7 @@ expect.set_options(timeout=20_000)
 
 @pytest.fixture(scope="module")
 def data() -> Dataset:
-    source = "completejourney(users=60, min_item_events=20)"
-    return Dataset.from_events(read(source), min_events=20)
+    return Dataset.from_events(read(LOG), min_events=20)
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +109,8 @@ def site(
     """URL of a server that is open to all, with 100,000 users, one version of two built."""
     store = f"lmdb://{tmp_path_factory.mktemp('store') / 'users'}?sync=off"
     with Recommender.load(models[0], store=store) as recommender:
-        build_states(recommender, data)
+        import_events(recommender.log, read(LOG))
+        Builder(recommender).build(list(recommender.log.users()))
         fill(recommender, data)
     results = ["--results", str(RESULTS / "demo.jsonl")]
     server = start(*models, "--store", store, "--titles", str(hostile), *results)
@@ -122,13 +124,14 @@ def fill(recommender: Recommender, data: Dataset) -> None:
     """Copies of the smallest users under other names."""
     store, version = recommender.store, recommender.states.version
     users = [str(user) for user in data.user_ids.tolist()]
+    there = len(list(recommender.log.users()))
     small = sorted(users, key=lambda user: sum(recommender.sizes(user)[1:]))[:20]
     blobs = [
         (store.get(f"h/{user}").blob, store.get(state_key(version, user)).blob) for user in small
     ]
     puts = (
         put
-        for n in range(USERS - len(users))
+        for n in range(USERS - there)
         for put in (
             Put(f"h/copy-{n}", blobs[n % len(blobs)][0]),
             Put(state_key(version, f"copy-{n}"), blobs[n % len(blobs)][1]),
@@ -284,6 +287,35 @@ def ask(url: str, data: Dataset, ended: threading.Event) -> None:
             if n % 8 == 0:
                 event = {"item_id": int(data.items.ids[n % len(data.items)])}
                 http.post(f"/v1/users/copy-{n}/events", json={"events": [event]})
+
+
+SCRAPE = """
+gistrec_request_seconds_bucket{le="0.01",route="GET /v1/users/{user_id}/state",status="200"} 90.0
+gistrec_request_seconds_bucket{le="0.1",route="GET /v1/users/{user_id}/state",status="200"} 100.0
+gistrec_request_seconds_bucket{le="+Inf",route="GET /v1/users/{user_id}/state",status="200"} 100.0
+gistrec_request_seconds_count{route="GET /v1/users/{user_id}/state",status="200"} 100.0
+gistrec_request_seconds_count{route="POST /v1/batch/rank",status="429"} 7.0
+gistrec_request_seconds_count{route="GET /metrics",status="200"} 5.0
+gistrec_state_loads_total{found="fresh"} 3.0
+"""
+
+
+def test_figures_are_those_of_the_metrics(window: Open, site: str) -> None:
+    page = window(f"{site}/#models")
+    found = page.evaluate(
+        """async text => {
+            const {between, none, parse} = await import("/pages/metrics.js");
+            const now = parse(text), half = parse(text.replaceAll("100.0", "60.0"));
+            const all = between(none(), now).requests;
+            return [now.requests.count, now.refused, now.found, all.quantile(0.5),
+                all.quantile(0.95), between(half, now).requests.count, between(now, half)];
+        }""",
+        SCRAPE,
+    )
+    count, refused, states, p50, p95, since, anew = found
+    assert (count, refused, states, since, anew) == (107, 7, {"fresh": 3}, 40, None)
+    assert p50 == pytest.approx(10 * 53.5 / 90)
+    assert 10 < p95 <= 100
 
 
 # ---- one user ----

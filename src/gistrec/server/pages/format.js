@@ -16,6 +16,7 @@ export function bytes(value, digits = 1) {
 
 export function ms(value) {
   if (value === null || value === undefined) return "–";
+  if (value >= 1000) return `${number(value / 1000, 1)} s`;
   return `${number(value, value >= 100 ? 0 : value >= 10 ? 1 : 2)} ms`;
 }
 

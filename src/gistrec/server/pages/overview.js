@@ -52,7 +52,7 @@ export function open(root) {
   held.append(loading("Counting states…"));
 
   const ratePlot = lines(perSecond, [{color: "--accent", fill: "--wash"}], rate);
-  const timePlot = lines(latency, [{color: "--accent"}, {color: "--text"}], value => `${number(value)} ms`);
+  const timePlot = lines(latency, [{color: "--accent"}, {color: "--text"}], value => value >= 1000 ? ms(value) : `${number(value)} ms`);
   const times = [], rates = [], p50s = [], p99s = [];
   let samples = [];
 
