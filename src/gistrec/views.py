@@ -20,8 +20,8 @@ from gistrec.served import Scored, Served, scored
 from gistrec.state import UserState
 from gistrec.wire import split_bytes
 
-_FIT_USERS = 64
-_FIT_EVENTS = 512
+_FIT_USERS = 32
+_FIT_EVENTS = 256
 """A recipe that is only looked at is fitted on the newest events of so many users."""
 _RECIPES = 8
 """So many of them are kept."""

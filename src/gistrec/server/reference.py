@@ -71,8 +71,8 @@ all or nothing; events of one user are, as in `observe`. For the limits a batch 
 `/v1/look/...` answers for the dashboard: a part of the history with titles; what is stored, which
 events have a slot of their own, were merged or forgotten, and what is recommended; the same for
 another version, or for codecs that are typed in. Users stand in the bodies, so that no address
-holds them. `/v1/look/recipe` writes nothing. Codecs that are typed in are fitted to the newest 512
-events of 64 users of the store, one recipe at a time (503 for the others), and the last eight are
+holds them. `/v1/look/recipe` writes nothing. Codecs that are typed in are fitted to the newest 256
+events of 32 users of the store, one recipe at a time (503 for the others), and the last eight are
 kept; what they would learn from a whole log is `gistrec state fit`'s to say.
 
 ## Metrics and logs

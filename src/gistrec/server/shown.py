@@ -110,7 +110,7 @@ class Tried(Input, frozen=True):
         Spec | None,
         Meta(
             description="With these codecs; null: the version's own. They are fitted to the "
-            "histories of 64 users of the store, which takes a while the first time."
+            "histories of 32 users of the store, which takes a while the first time."
         ),
     ] = None
 
