@@ -79,3 +79,19 @@ def test_openapi_names_the_scope_of_every_operation(serving, fake, tmp_path: Pat
         "asset",
         "openapi",
     }
+
+
+def test_a_body_that_is_not_json_is_answered_as_documented(http) -> None:
+    described = http("GET", "/openapi.json").json()
+    asked = 0
+    for operation in OPERATIONS:
+        if "body" in operation.types:
+            method, path = operation.method, operation.path.replace("{user_id}", "ann")
+            answer = http.error(
+                method, path, content=b"{", headers={"Content-Type": "application/json"}
+            )
+            documented = described["paths"][operation.path][method.lower()]["responses"]
+            assert answer[:2] == (400, "DataError")
+            assert "400" in documented, operation.id
+            asked += 1
+    assert asked >= 8

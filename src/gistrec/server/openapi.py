@@ -72,7 +72,7 @@ class Operation:
         found |= {401, 403} if self.scope else set()
         found |= {400, 409} if "user_id" in self.types else set()
         found |= {422} if "query" in self.types else set()
-        found |= {408, 413, 415, 422} if "body" in self.types else set()
+        found |= {400, 408, 413, 415, 422} if "body" in self.types else set()
         if not inspect.iscoroutinefunction(self.call):
             found |= {503, 504} if self.aside else {429, 503, 504}
         return sorted(found)
