@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from gistrec import results
-from gistrec._figure import draw
+from gistrec._figure import draw, draw_by_length
 from gistrec.errors import DataError
 from gistrec.report import (
     accuracy_markdown,
@@ -255,9 +255,9 @@ def test_the_page_is_whole_and_needs_no_network() -> None:
     assert "http:" not in text
     assert "https:" not in text
     assert not [tag for tag, attrs in page.tags if "src" in attrs or tag == "link"]
-    marks = [attrs for tag, attrs in page.tags if tag == "g"]
-    assert len(marks) == 6 + 1  # six recipes, and the log alone
-    tip = next(m["data-tip"] for m in marks if "keep=25) | rvq" in (m["data-tip"] or ""))
+    marks = [attrs for tag, attrs in page.tags if tag == "g" and "data-recipe" in attrs]
+    assert len(marks) == 6
+    tip = next(m["aria-label"] for m in marks if "keep=25) | rvq" in (m["aria-label"] or ""))
     assert tip == (
         "recent(keep=25) | rvq()\n250 B of state, 0.042% of fp32, for 256 B\n"
         "NDCG@10 0.1700 (0.160–0.180), 83.0% of the full model\n"
@@ -275,6 +275,47 @@ def test_everything_that_comes_from_rows_is_escaped() -> None:
     assert "<script>alert" not in text
     assert text.count("<script>") == 1
     assert nasty in "".join(Page(text).text)
+
+
+def test_the_page_says_how_it_was_measured_and_whom_the_bytes_serve() -> None:
+    text = to_html(ROWS)
+    page = Page(text)
+    shown = " ".join(" ".join(page.text).split())
+    for fact in ("2,000 users", "Nice CPU, 2 cores", "commit abc123", "whole catalogue ranked"):
+        assert fact in shown
+    for panel in ("<50 events , 900 users", "50-199 events , 1,100 users"):
+        assert panel in shown
+    bars = [attrs["style"] for tag, attrs in page.tags if tag == "i" and "left" in str(attrs)]
+    assert len(bars) == len(ROWS)
+    assert "left:0.0%;width:14.3%" in bars  # popularity, 0.07 to 0.09 of 0.07 to 0.21
+
+
+def test_panels_are_drawn_to_one_scale() -> None:
+    short = {"<50": {"mean": 0.1, "users": 9}, "50-199": {"mean": 0.3, "users": 9}}
+    (bench,) = benches([r | {"by_length": short} for r in ROWS])
+    first, second = draw_by_length(bench)
+    assert (first.events, second.events) == ("<50", "50-199")
+    assert first.y_ticks == second.y_ticks
+    assert first.model_y > second.model_y  # further down is less accurate
+    assert [x for x, _, _ in first.dots] == sorted(x for x, _, _ in second.dots)
+    assert draw_by_length(benches(ROWS[:2])[0]) == []
+    lacking = [r | {"by_length": {}} for r in ROWS]
+    assert draw_by_length(benches(lacking)[0]) == []
+
+
+def test_a_page_of_very_many_recipes_stays_below_a_megabyte() -> None:
+    many = [
+        recipe(f"{A} | zstd(level={n})", budget, n / 2e3, budget - n / 100)
+        for n in range(200, 300)
+        for budget in (64, 128, 256, 512, 1024, 2048, 4096, 8192)
+    ]
+    other = [row | {"data": "films"} for row in (*ROWS[:4], *many)]
+    text = to_html([*ROWS[:4], *many, *other])
+    assert len(text) < 1 << 20
+    assert "717 recipes are left out, each less accurate than ten others of its budget" in text
+    assert text.count("zstd(level=299)") > 16
+    assert "zstd(level=205)" not in text
+    assert "are left out" not in to_html(ROWS)
 
 
 def test_a_model_that_loses_to_counting_is_called_out() -> None:

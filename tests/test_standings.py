@@ -369,10 +369,10 @@ def test_the_picture_lies_inside_its_frame() -> None:
 
 def test_a_terminal_shows_a_catalogue_as_one_table() -> None:
     rows = [*REFERENCES, offline(A, 64, 0.8, 60)]
-    assert "kept of a user" in tables(rows)
+    assert "kept of a user" in str(tables(rows)[0])
     rows += [offline(f"recent(keep={n}) | int8()", 64, 0.5, 60) for n in range(10, MANY + 10)]
     other = [row | {"data": "books"} for row in REFERENCES]
-    text = tables([*rows, *other])
+    text = "\n\n".join(map(str, tables([*rows, *other])))
     assert text.startswith("films, leave_last_out: % of the NDCG@10 of hstu(width=8) kept")
     assert re.search(r"precision +int8 +80\.0", text)
     assert "books, leave_last_out, hstu(width=8)\nkept of a user" in text

@@ -12,8 +12,7 @@ from gistrec.summary import Bench, Point, decimal, frontier_of, human_bytes
 
 WIDTH, HEIGHT = 960, 470
 LEFT, RIGHT, TOP, BOTTOM = 64, 24, 26, 54
-COLORS = 10
-"""Colours of the template; more recipes than that take them in turn."""
+PANEL_WIDTH, PANEL_HEIGHT, PANEL_LEFT, PANEL_BOTTOM = 240, 132, 40, 12
 
 Path = list[tuple[float, float]]
 
@@ -23,7 +22,8 @@ class Mark:
     """A point's place."""
 
     point: Point
-    color: int
+    series: int
+    """Number of its recipe."""
     x: float
     y: float
     online_y: float | None
@@ -48,7 +48,6 @@ class Series:
     """The points of one recipe."""
 
     recipe: str
-    color: int
     path: Path
 
 
@@ -91,7 +90,7 @@ def draw(bench: Bench) -> Figure:
     marks = [
         Mark(
             point=p,
-            color=recipes.index(p.recipe) % COLORS,
+            series=recipes.index(p.recipe),
             x=x(p.state_bytes),
             y=y(p.row["ndcg_10"]),
             online_y=None if p.drift is None else y(p.row["ndcg_10"] + p.drift),
@@ -101,8 +100,7 @@ def draw(bench: Bench) -> Figure:
         for p in points
     ]
     series = [
-        Series(r, n % COLORS, [(m.x, m.y) for m in marks if m.point.recipe == r])
-        for n, r in enumerate(recipes)
+        Series(r, [(m.x, m.y) for m in marks if m.series == n]) for n, r in enumerate(recipes)
     ]
     return Figure(
         width=WIDTH,
@@ -125,6 +123,57 @@ def draw(bench: Bench) -> Figure:
     )
 
 
+@dataclasses.dataclass(frozen=True)
+class Panel:
+    """Accuracy by bytes for the users whose histories have so many events."""
+
+    events: str
+    users: float
+    dots: list[tuple[float, float, str]]
+    """Place and words of each recipe of the frontier."""
+    model_y: float
+    baseline_y: float | None
+    y_ticks: list[tuple[float, str]]
+
+
+def draw_by_length(bench: Bench) -> list[Panel]:
+    """A small picture for each range of lengths, all to the same scales; shortest first."""
+    best, full, baseline = frontier_of(bench), bench.full, bench.best_baseline
+    ranges = full.row.get("by_length", {}) if full and best else {}
+
+    def at(point: Point, events: str) -> float | None:
+        found = point.row.get("by_length", {}).get(events)
+        return None if found is None else float(found["mean"])
+
+    shown = [p for p in (*best, full, baseline) if p]
+    values = [v for p in shown for events in ranges if (v := at(p, events)) is not None]
+    if not values:
+        return []
+    y = _scale(values, PANEL_HEIGHT - PANEL_BOTTOM, 8)
+    x = _scale([math.log2(max(p.state_bytes, 1)) for p in best], PANEL_LEFT, PANEL_WIDTH - 8)
+    ticks = _y_ticks(min(values), max(values), y, 8, PANEL_HEIGHT - PANEL_BOTTOM)
+    panels = []
+    for events, of in ranges.items():
+        dots = [
+            (x(math.log2(max(p.state_bytes, 1))), y(v), f"{p.name}\n{human_bytes(p.state_bytes)}, "
+             f"NDCG@10 {decimal(v)} with {events} events")
+            for p in best
+            if (v := at(p, events)) is not None
+        ]  # fmt: skip
+        counted = at(baseline, events) if baseline else None
+        panels.append(
+            Panel(
+                events=events,
+                users=of["users"],
+                dots=dots,
+                model_y=y(of["mean"]),
+                baseline_y=None if counted is None else y(counted),
+                y_ticks=ticks[::2],
+            )
+        )
+    return panels
+
+
 def _interval(point: Point) -> tuple[float, float]:
     low, high = point.row.get("interval") or (point.row["ndcg_10"],) * 2
     return float(low), float(high)
@@ -138,14 +187,20 @@ def _scale(values: Sequence[float], start: float, end: float) -> Callable[[float
     return lambda value: round(start + (value - low) / (high - low) * (end - start), 1)
 
 
-def _y_ticks(low: float, high: float, y: Callable[[float], float]) -> list[tuple[float, str]]:
+def _y_ticks(
+    low: float,
+    high: float,
+    y: Callable[[float], float],
+    top: float = TOP,
+    bottom: float = HEIGHT - BOTTOM,
+) -> list[tuple[float, str]]:
     span = (high - low) or 1.0
     step = min(
         (m * 10.0**e for e in range(-5, 1) for m in (1, 2, 5)), key=lambda s: abs(span / s - 5)
     )
     digits = max(0, -math.floor(math.log10(step)))
     ticks = [n * step for n in range(math.floor(low / step), math.ceil(high / step) + 1)]
-    return [(y(v), f"{v:.{digits}f}") for v in ticks if TOP <= y(v) <= HEIGHT - BOTTOM]
+    return [(y(v), f"{v:.{digits}f}") for v in ticks if top <= y(v) <= bottom]
 
 
 def _stairs(corners: Path) -> Path:

@@ -9,7 +9,7 @@ from importlib.resources import files
 
 import jinja2
 
-from gistrec._figure import draw
+from gistrec._figure import PANEL_HEIGHT, PANEL_LEFT, PANEL_WIDTH, draw, draw_by_length
 from gistrec.errors import DataError
 from gistrec.results import Row, load
 from gistrec.summary import (
@@ -24,12 +24,15 @@ from gistrec.summary import (
     frontier_of,
     how_measured,
     human_bytes,
+    measured_facts,
 )
 
 __all__ = ["accuracy_markdown", "choose", "frontier", "load", "to_html", "to_markdown"]
 
 BUDGETS = (64, 128, 256, 512, 1024, 4096, 16384)
 """Budgets that a page speaks about where the rows name none."""
+MOST, BEST_OF_BUDGET = 150, 10
+"""More recipes of a model than that are not all on a page: so many of each budget are."""
 PARTS = ("header", "positions", "tail", "indices", "scales", "floats")
 """Kinds of bytes, in the order in which a bar shows them."""
 
@@ -204,9 +207,11 @@ def to_html(rows: Sequence[Row], title: str = "What a user costs") -> str:
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {"bytes": human_bytes, "decimal": decimal, "ms": _ms, "tip": _tip}
+    environment.filters["sortable"] = _sortable
     template = environment.from_string(files("gistrec").joinpath("_report.html").read_text("utf-8"))
     pages = []
-    for bench in benches(rows):
+    for whole in benches(rows):
+        bench = _best_of(whole)
         budgets = sorted({p.budget_bytes for p in bench.recipes if p.budget_bytes}) or BUDGETS
         baskets = bench.split == "last_basket"
         pages.append(
@@ -217,8 +222,34 @@ def to_html(rows: Sequence[Row], title: str = "What a user costs") -> str:
                 "figure": draw(bench) if bench.recipes else None,
                 "columns": (NAME, *COLUMNS[:10], *([RECALL] if baskets else []), *COLUMNS[10:]),
                 "frontier": frontier_of(bench),
-                "measured": how_measured(bench),
+                "measured": measured_facts(bench),
+                "by_length": draw_by_length(bench),
+                "span": _span(bench),
+                "left_out": len(whole.points) - len(bench.points),
                 "parts": PARTS,
             }
         )
-    return template.render(title=title, pages=pages)
+    panel = {"width": PANEL_WIDTH, "height": PANEL_HEIGHT, "left": PANEL_LEFT}
+    return template.render(title=title, pages=pages, panel=panel)
+
+
+def _best_of(bench: Bench) -> Bench:
+    """Of very many recipes the frontier and the best of each budget: a page has to stay small."""
+    if len(bench.recipes) <= MOST:
+        return bench
+    kept = [p for p in bench.points if p.kind != "recipe"] + frontier_of(bench)
+    for budget in {p.budget_bytes for p in bench.recipes}:
+        within = [p for p in bench.recipes if p.budget_bytes == budget]
+        kept += sorted(within, key=lambda p: -p.served)[:BEST_OF_BUDGET]
+    return dataclasses.replace(bench, points=tuple(p for p in bench.points if p in kept))
+
+
+def _sortable(value: float | str | None) -> str:
+    """By what a cell is sorted."""
+    return "" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _span(bench: Bench) -> tuple[float, float]:
+    """Of all intervals: where bars begin and end."""
+    ends = [end for p in bench.points for end in p.row.get("interval") or (p.row["ndcg_10"],)]
+    return min(ends), max(max(ends), min(ends) + 1e-9)

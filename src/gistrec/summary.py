@@ -259,30 +259,37 @@ def _ms(point: Point, request: str) -> str:
 
 def how_measured(bench: Bench) -> str:
     """Users, rules, machine, commit and date of a bench in words."""
+    return f"Measured: {'; '.join(measured_facts(bench).values())}. 1 KB is 1,024 bytes."
+
+
+def measured_facts(bench: Bench) -> dict[str, str]:
+    """The same, each by what it answers."""
     newest = max(bench.rows, key=lambda row: str(row.get("date", "")))
     machine, rules = newest.get("machine") or {}, newest.get("rules") or {}
     model = bench.full.row if bench.full else newest
     seeds = sorted({row.get("seed", 0) for row in bench.rows if row["kind"] != "baseline"})
     replayed = next((row for row in bench.rows if row.get("online")), None)
-    said = [
-        f"{model.get('users', 0):,.0f} users",
-        SPLITS.get(bench.split, bench.split),
-        "whole catalogue ranked",
-        f"training seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds)) or 'none'}",
-    ]
+    said = {
+        "whom": f"{model.get('users', 0):,.0f} users",
+        "task": SPLITS.get(bench.split, bench.split),
+        "ranking": "whole catalogue ranked",
+        "training": f"training seed{'s' if len(seeds) > 1 else ''} "
+        + (", ".join(map(str, seeds)) or "none"),
+    }
     if model.get("request_time") is not None:
-        said.append(f"the model {'uses' if model['request_time'] else 'does not use'} request time")
+        uses = "uses" if model["request_time"] else "does not use"
+        said["request time"] = f"the model {uses} request time"
     if replayed:
         events = rules.get("online_events")
         span = "all events" if events is None else f"the newest {events} events"
-        said.append(f"online: encoded after each of {span} of {replayed['users']:,.0f} users")
+        said["online"] = f"online: encoded after each of {span} of {replayed['users']:,.0f} users"
     if rules.get("requests"):
-        said.append(f"{rules['requests']} requests of each kind timed on {rules.get('store')}")
+        said["times"] = f"{rules['requests']} requests of each kind timed on {rules.get('store')}"
     if machine:
-        said.append(f"{machine.get('cpu')}, {machine.get('cores')} cores")
-    said.append("commit " + ", ".join(dict.fromkeys(str(r.get("commit")) for r in bench.rows)))
-    said.append(str(newest.get("date", ""))[:10])
-    return "Measured: " + "; ".join(filter(None, said)) + ". 1 KB is 1,024 bytes."
+        said["machine"] = f"{machine.get('cpu')}, {machine.get('cores')} cores"
+    said["code"] = "commit " + ", ".join(dict.fromkeys(str(r.get("commit")) for r in bench.rows))
+    said["date"] = str(newest.get("date", ""))[:10]
+    return {name: text for name, text in said.items() if text}
 
 
 def decimal(value: float | None, digits: int = 4) -> str:
