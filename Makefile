@@ -76,6 +76,9 @@ bench-smoke: $(VENV)/.demo  ## a benchmark of seconds, to see that it runs; its 
 	$(BIN)/gistrec bench --data "synthetic(users=100, length=100, items=500)" --backbone "hstu()" \
 		--epochs 1 --codec "recent(keep=16) | int8()" --codec "rvq()" --online --out runs/smoke/results.jsonl
 
+docs: $(VENV)/.dev  ## the documentation site, into site/; warnings, such as a dead link, are errors
+	PYTHONPATH=docs $(BIN)/zensical build --strict --clean
+
 fix: $(VENV)/.dev  ## format the code and write the generated parts of README and docs
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -86,7 +89,7 @@ golden: $(VENV)/.dev  ## write the golden files that are missing
 	$(BIN)/python tests/golden/write_losses.py
 
 clean:  ## remove the environment and what tools left behind; trained models and data stay
-	rm -rf $(VENV) build src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) build site .cache src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find src tests benchmarks docs -name __pycache__ -type d -prune -exec rm -rf {} +
 
 help:  ## this list
@@ -100,4 +103,4 @@ $(VENV)/.demo $(VENV)/.dev: $(VENV)/.%: pyproject.toml $(wildcard native/*)
 	@$(BIN)/python -m pip install --quiet --editable '.[$*]'
 	@touch $@ $(if $(filter dev,$*),$(VENV)/.demo)
 
-.PHONY: check test slow browser screenshots demo accuracy rescale long scan peers ranking chaos fuzz load soak bench-smoke native-check fix golden clean help planted floors workers
+.PHONY: check test slow browser screenshots demo accuracy rescale long scan peers ranking chaos fuzz load soak bench-smoke native-check docs fix golden clean help planted floors workers

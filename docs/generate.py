@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from pages import headline, metrics, notebook, notes, python, settings
+
 from gistrec import cli, reference_docs, report, results, server, standings
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -9,41 +11,41 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def generated() -> dict[Path, str]:
     """Every generated file and the text it should have."""
-    rows = ROOT / "docs/results/catalogue.jsonl"
-    found = standings.of(results.load(rows)) if rows.exists() else []
-    catalogue = {ROOT / "docs/catalogue.md": standings.page(found)} if found else {}
-    for one in found:
-        catalogue[ROOT / "docs/results" / standings.drawing_name(one)] = standings.drawing(one)
-    return catalogue | {
-        ROOT / "README.md": readme((ROOT / "README.md").read_text()),
-        ROOT / "docs/cli.md": cli.reference(),
-        ROOT / "docs/http.md": server.http_reference(),
-        ROOT / "docs/methods.md": reference_docs.methods_page(measured=standings.measured(found)),
+    docs = ROOT / "docs"
+    found = standings.of(results.load(docs / "results/catalogue.jsonl"))
+    drawings = {docs / "results" / standings.drawing_name(s): standings.drawing(s) for s in found}
+    pages = {
+        "notebook.md": notebook.page(docs / "notebook.ipynb"),
+        "catalogue.md": standings.page(found),
+        "cli.md": cli.reference(),
+        "http.md": server.http_reference(),
+        "log/index.md": notes.page(docs / "log"),
+        "methods.md": reference_docs.methods_page(measured=standings.measured(found)),
+        "metrics.md": metrics.page(),
+        "python.md": python.page(),
+        "settings.md": settings.page(),
     }
+    blocks = {
+        "accuracy": report.accuracy_markdown(results.load(docs / "results/accuracy.jsonl")),
+        "demo": report.to_markdown(results.load(docs / "results/demo.jsonl")),
+        "headline": headline.block(found),
+    }
+    marked = (ROOT / "README.md", docs / "index.md", docs / "results.md")
+    return (
+        drawings
+        | {docs / name: text for name, text in pages.items()}
+        | {path: filled(path.read_text(), blocks) for path in marked}
+    )
 
 
-def readme(text: str) -> str:
-    """README with its blocks made anew; those whose rows do not exist yet stay as they are."""
-    blocks = {"methods": methods()}
-    if (rows := ROOT / "docs/results/accuracy.jsonl").exists():
-        blocks["accuracy"] = report.accuracy_markdown(results.load(rows))
-    if (rows := ROOT / "docs/results/demo.jsonl").exists():
-        blocks["demo"] = report.to_markdown(results.load(rows))
+def filled(text: str, blocks: dict[str, str]) -> str:
+    """A page with those of the blocks that it has markers for made anew."""
     for name, block in blocks.items():
         begin, end = f"<!-- {name}:begin -->\n", f"<!-- {name}:end -->"
-        before, _, rest = text.partition(begin)
-        _, _, after = rest.partition(end)
-        text = f"{before}{begin}{block.strip()}\n{end}{after}"
+        if begin in text:
+            before, _, rest = text.partition(begin)
+            text = f"{before}{begin}{block.strip()}\n{end}{rest.partition(end)[2]}"
     return text
-
-
-def methods() -> str:
-    """A table of all methods, a row each."""
-    rows = [
-        f"| {m.family} | [`{m.name}`](docs/methods.md#{m.name}) | {m.summary} |"
-        for m in reference_docs.methods()
-    ]
-    return "\n".join(["| family | name | what it is |", "|---|---|---|", *rows])
 
 
 if __name__ == "__main__":

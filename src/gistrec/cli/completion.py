@@ -7,7 +7,8 @@ from gistrec.errors import ConfigError
 
 
 def completion(
-    shell: Literal["bash", "zsh", "fish", "powershell"] | None = None,
+    # in the order of cyclopts: typing takes a union that it has seen for one of another order
+    shell: Literal["zsh", "bash", "fish", "powershell"] | None = None,
     /,
     *,
     install: bool = False,

@@ -1,0 +1,1 @@
+"""Pages of the site that are read from the code: one module each, with `page() -> str`."""
