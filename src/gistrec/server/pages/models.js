@@ -62,8 +62,9 @@ export function open(root, shell) {
   }
 
   function ask(version, built) {
-    const rest = built === null || built === 1 ? "Every user's state is there."
-      : `${share(1 - built)} of users have no state of it yet: each is rebuilt from the history when that user comes. Build them ahead with gistrec state build.`;
+    const lacking = built ? `${share(1 - built)} of users have` : "No user has";
+    const rest = built === null || built === 1 ? "No state has to be rebuilt."
+      : `${lacking} ${built ? "no" : "a"} state of it yet: it is rebuilt from the history when the user comes. Build all ahead with gistrec state build.`;
     sure.replaceChildren(h("h2", {id: "sure-title"}, `Serve ${version.version}?`),
       h("p", {}, h("code", {}, version.codec)), h("p", {}, rest),
       h("p", {class: "actions"},

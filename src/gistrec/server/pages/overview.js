@@ -115,7 +115,7 @@ export function open(root) {
     stages.replaceChildren(rows.length
       ? table(`Stages, ${over}`, [{name: "stage"}, {name: "p50", number: true}, {name: "p99", number: true}, {name: "share", number: true}], rows)
       : h("p", {class: "none"}, "No request yet: nothing was timed."),
-    rows.length ? h("p", {class: "note"}, `${over}; ends of histogram buckets bound what is exact`) : "");
+    rows.length ? h("p", {class: "note"}, `${over}; quantiles are interpolated between the ends of histogram buckets`) : "");
     const counted = Object.entries(FOUND).filter(([name]) => now.found[name] || ["fresh", "stale", "missing", "conflict"].includes(name));
     found.replaceChildren(table("How states were found", [{name: "states"}, {name: "since the start", number: true}, {name: "per second", number: true}],
       counted.map(([name, [word, what]]) => ({

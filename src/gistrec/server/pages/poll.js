@@ -2,11 +2,13 @@
 
 /** Runs `work` now and every so often; the function that it returns ends it. */
 export function every(milliseconds, work) {
-  let timer = null, ended = false;
+  let timer = null, ended = false, working = false;
   async function turn() {
+    if (ended || working) return;
     clearTimeout(timer);
-    if (ended) return;
+    working = true;
     if (!document.hidden) await work();
+    working = false;
     if (!ended) timer = setTimeout(turn, milliseconds);
   }
   const seen = () => { if (!document.hidden) turn(); };

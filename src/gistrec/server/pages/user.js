@@ -94,7 +94,8 @@ export function open(root, shell) {
     const add = shell.may("write") ? append : null;
     lists.replaceChildren(...both.map((kept, n) => recommendations(n ? "Recommended beside it" : "Recommended", kept, before?.[n],
       add, n ? stored : null)));
-    histories.replaceChildren(h("h2", {}, "History"), ...(events.length ? [
+    histories.replaceChildren(h("h2", {}, "History",
+      h("span", {class: "note"}, other ? " left dot: kept in the store, right dot: beside it" : "")), ...(events.length ? [
       timeline(events, past.start, both),
       past.start ? h("p", {class: "actions"}, h("button", {type: "button", onclick: older}, `Show ${plural(Math.min(OLDER, past.start), "older event")}`)) : "",
     ] : [h("p", {class: "none"}, "Nothing is logged.")]));
@@ -144,13 +145,14 @@ export function open(root, shell) {
   }
 
   async function append(id, label) {
-    const before = [stored, other];
+    const before = [stored, other], mine = turn;
     try {
       const serving = (await versions).find(version => version.serving);
       await api.append(user, id, serving?.item_id_type === "integer");
       const [found, kept] = await Promise.all([
         api.post("v1/look/history", {user_id: user, events: Math.min(events.length + 1, 500)}),
         api.post("v1/look/state", {user_id: user})]);
+      if (mine !== turn) return;  // somebody else is looked at by now
       [past, events, stored] = [found, found.events, kept];
       item.value = "";
       if (past.length === 1) arrange();
