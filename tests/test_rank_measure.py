@@ -129,3 +129,19 @@ def test_what_answers_alike_changes_nothing(shown, subject):
         - ranking.accuracy(shown, numbers, logit)["auc"]
     )
     assert worse["auc_change"] == pytest.approx(expected)
+
+
+def test_stretches_show_what_the_sample_has_not_had(shown):
+    """For rankers of several layers, whose rows depend on what came before."""
+    subject = RankSubject(trained(shown, "full()"), shown, RankRules(users=8, fit_users=1))
+    data = shown.dataset
+    (first, end), *others = subject._known
+    kinds = data.item_index + shown.num_items * data.action
+    had = set(kinds[first:end])
+    rest = {kind for a, b in others for kind in kinds[a:b]} - had
+    stretches = subject._stretches()
+    assert len(stretches) == len(rest) > 5
+    newest = [h.item_index[-2:] + shown.num_items * h.action[-2:] for h in stretches]
+    assert all(rest & set(two) for two in newest)
+    assert {kind for two in newest for kind in two} >= rest
+    assert all(1 <= len(h) <= 32 for h in stretches)

@@ -9,7 +9,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -122,22 +122,41 @@ def run(
     Raises:
         DataError: the log's items are not the model's. ConfigError, CodecError: a wrong recipe.
     """
+    bench = _Bench(Subject(model, dataset, rules or Rules()), Path(out), data)
+    plan: Plan = [
+        *((name, lambda name=name: bench.baseline(name)) for name in BASELINES),
+        ("recompute", bench.recompute),
+        (IDENTITY, bench.identity),
+        *planned(recipes, budgets, bench.recipe),
+    ]
+    return carried_out(plan, quiet=quiet)
+
+
+Plan = list[tuple[str, Callable[[], list[Row]]]]
+"""What to call a trial, and what measures it."""
+
+
+def planned(
+    recipes: Sequence[str] | Mapping[str, Sequence[int]],
+    budgets: Sequence[int],
+    measure: Callable[[Chain, int | None], list[Row]],
+) -> Plan:
+    """Recipes at their budgets, as `run` takes them; the uncompressed state is left out."""
     if not isinstance(recipes, Mapping):
         recipes = dict.fromkeys(recipes, budgets)
     chains = {str(codecs.parse(spec)): at for spec, at in recipes.items()}
     chains.pop(IDENTITY, None)
-    subject = Subject(model, dataset, rules or Rules())
-    bench = _Bench(subject, Path(out), data)
-    plan: list[tuple[str, Callable[[], list[Row]]]] = [
-        *((name, lambda name=name: bench.baseline(name)) for name in BASELINES),
-        ("recompute", bench.recompute),
-        (IDENTITY, bench.identity),
-    ]
+    plan: Plan = []
     for spec, at in chains.items():
         chain = codecs.parse(spec)
         for budget in at if at and has_dial(chain) else [None]:
             label = spec if budget is None else f"{spec} at {budget} B"
-            plan.append((label, lambda c=chain, b=budget: bench.recipe(c, b)))  # type: ignore[misc]  # defaults bind the loop's variables
+            plan.append((label, partial(measure, chain, budget)))
+    return plan
+
+
+def carried_out(plan: Plan, *, quiet: bool) -> list[Row]:
+    """The rows of a plan, with a progress bar; what can't reach its budget is left out."""
     console = Console(stderr=True)
     columns = (
         BarColumn(),

@@ -107,7 +107,7 @@ def _context(served: Served, told: Told, count: int) -> Tensor:
         if name not in known:
             raise DataError(
                 f"unknown context {name!r}: this ranker was trained with "
-                f"{', '.join(known) or 'none'}; give those, or leave it out"
+                f"{', '.join(known) or 'no context'}; leave {name!r} out"
             )
 
     def rows(facts: Facts) -> list[int]:

@@ -7,19 +7,24 @@ impressions of the part, from raw histories. A recipe answers those of a sample 
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from gistrec import codecs, latency, ranking, registry, results
-from gistrec.benchmark import IDENTITY, Trial, code_digest, has_dial, option_of
+from gistrec.benchmark import (
+    IDENTITY,
+    Plan,
+    Trial,
+    carried_out,
+    code_digest,
+    option_of,
+    planned,
+)
 from gistrec.codecs import Chain
 from gistrec.dataset import Ints
-from gistrec.errors import BudgetError
 from gistrec.impressions import SHARES, Impressions
 from gistrec.rank_measure import RankRules, RankSubject
 from gistrec.ranking import Replayed
@@ -44,8 +49,7 @@ def run(
 ) -> list[Row]:
     """Measure recipes and the references; append a row for each to a JSONL file.
 
-    A trial that the file already holds is not measured again, so a killed run can be continued. A
-    recipe that can't reach a budget is left out there, with a note on stderr.
+    Trials in the file, recipes and budgets are treated as by `benchmark.run`.
 
     Args:
         model: A trained ranker.
@@ -53,10 +57,9 @@ def run(
         out: The JSONL file; made if it does not exist.
         data: Name of the impressions, for the rows.
         recipes: Codec specs; or with the budgets of each.
-        budgets: Bytes of a user's state. A recipe with a dial is measured at each of them, one
-            without as it is. None given: all as they are.
+        budgets: Bytes of a user's state.
         rules: How to measure.
-        quiet: No progress bar. There is none either where stderr is not a terminal.
+        quiet: No progress bar.
 
     Returns:
         The rows of all these trials, those found in the file included.
@@ -64,39 +67,14 @@ def run(
     Raises:
         DataError: the impressions are not the model's. ConfigError, CodecError: a wrong recipe.
     """
-    if not isinstance(recipes, Mapping):
-        recipes = dict.fromkeys(recipes, budgets)
-    chains = {str(codecs.parse(spec)): at for spec, at in recipes.items()}
-    chains.pop(IDENTITY, None)
     bench = _Bench(RankSubject(model, impressions, rules or RankRules()), Path(out), data)
-    plan: list[tuple[str, Callable[[], list[Row]]]] = [
+    plan: Plan = [
         (STATISTICS, bench.baseline),
         ("recompute", bench.recompute),
         (IDENTITY, bench.identity),
+        *planned(recipes, budgets, bench.recipe),
     ]
-    for spec, at in chains.items():
-        chain = codecs.parse(spec)
-        for budget in at if at and has_dial(chain) else [None]:
-            label = spec if budget is None else f"{spec} at {budget} B"
-            plan.append((label, lambda c=chain, b=budget: bench.recipe(c, b)))  # type: ignore[misc]  # defaults bind the loop's variables
-    console = Console(stderr=True)
-    columns = (
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("{task.description}"),
-    )
-    rows: list[Row] = []
-    with Progress(*columns, console=console, disable=quiet or not console.is_terminal) as progress:
-        bar = progress.add_task("", total=len(plan))
-        for label, measure in plan:
-            progress.update(bar, description=label)
-            try:
-                rows += measure()
-            except BudgetError as error:
-                console.print(f"left out: {label}: {error}", markup=False, soft_wrap=True)
-            progress.advance(bar)
-    return rows
+    return carried_out(plan, quiet=quiet)
 
 
 class _Bench:

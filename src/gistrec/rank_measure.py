@@ -182,20 +182,16 @@ class RankSubject:
         data = self.impressions.dataset
         action = np.zeros_like(data.item_index) if data.action is None else data.action
         kind = data.item_index + data.num_items * action
-        known = np.zeros(len(kind), bool)
-        owner_start = np.zeros(len(kind), np.int64)
-        for n, (first, end) in enumerate(self._known):
-            known[first:end] = True
-            owner_start[first:end] = first
-            if n + 1 == self.rules.fit_users:
-                had = np.unique(kind[known])
-        if len(self._known) < self.rules.fit_users:
-            had = np.unique(kind[known])
-        rows = np.flatnonzero(known & ~np.isin(kind, had))
+        start = np.full(len(kind), -1)  # of each row's user, if the row is known by then
+        for first, end in self._known:
+            start[first:end] = first
+        of_fit = np.isin(start, [first for first, _ in self._known[: self.rules.fit_users]])
+        rows = np.flatnonzero((start >= 0) & ~np.isin(kind, kind[of_fit]))
         _, first_of, count = np.unique(kind[rows], return_index=True, return_counts=True)
         rows = rows[first_of[np.argsort(-count, kind="stable")[: self.rules.fit_kinds]]]
-        starts = np.maximum(owner_start[rows], rows - _STRETCH + 2)
-        ends = [r + 2 if r + 1 < len(kind) and known[r + 1] else r + 1 for r in rows.tolist()]
+        starts = np.maximum(start[rows], rows - _STRETCH + 2)
+        # with the event behind it, since backbones absorb an event when the next one comes
+        ends = [r + 1 + int((start[r + 1 : r + 2] == start[r]).any()) for r in rows.tolist()]
         return [data.rows(int(a), int(b)) for a, b in zip(starts, ends, strict=True)]
 
     def fit(self, chain: Chain) -> Recipe:

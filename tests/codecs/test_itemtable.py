@@ -75,6 +75,20 @@ class TestItemTable(LearnedTests):
         assert torch.equal(decoded.tensors["v.1"], expected.tensors["v.1"])
         assert torch.equal(decoded.tensors["hint.item"], state.tensors["item"])
 
+    def test_states_of_which_only_items_are_left(self) -> None:
+        rng = torch.Generator().manual_seed(0)
+        states = []
+        for length in (5, 9, 7):
+            items = torch.randint(0, 40, (length,), generator=rng)
+            rows = {"k.0": torch.randn(1, length, 2, generator=rng)}
+            states.append(UserState({"hint.item": items, **rows}, length))
+        chain = parse("itemtable()").fit(states)
+        encoded = chain.encode_many(states)
+        assert [s.num_slots for s in encoded] == [5, 9, 7]
+        assert all(set(s.tensors) == {"hint.item"} for s in encoded)
+        for one, whole in zip(encoded, chain.decode_many(encoded), strict=True):
+            assert equal(chain.decode(one), whole)
+
     def test_the_largest_numbers_stay_finite(self) -> None:
         state = state_of([0, 1], [[3.4e38, -3.4e38], [0.0, 1.0]])
         codec = self.codec.fit([state])
