@@ -31,6 +31,18 @@ Erasing takes everything of a user out of the store. An engine may keep the byte
 it uses the place again: lmdb in free pages of its file, Redis in its append-only file until that is
 rewritten.
 
+## Rankers
+
+A model that was trained on impressions (`/v1/stats` names its `labels` and `contexts`) ranks by the
+first label and answers with each label's probability. It is told more, and more is left to say:
+
+- **Actions**: events need them, since a ranker reads what the user did: bit 0 says if the first
+  label was 1, bit 1 the second one, and so on. What was shown and not liked is an event, too.
+- **Context** is a column's value, `{"tab": 1}`, of the request or of a candidate, which goes first.
+  A column that the ranker was not trained with is an error; one that is left out is missing.
+- **Unknown items** are scored as nothing but their `features`, if the request gives any, and come
+  with `"known": false`; a new item makes no request fail. Models that are no rankers refuse them.
+
 ## Too much, too slow, at the end
 
 - **Too much at once**: a process works on `--in-flight` requests, `--waiting` more may wait; the
