@@ -65,6 +65,9 @@ ranking: $(VENV)/.demo  ## AUC of all rankers, and of what is kept for them at e
 peers: $(VENV)/.demo  ## what gistrec takes beside RecBole, RecTools, implicit, faiss and recomputing (needs an idle machine)
 	$(BIN)/python benchmarks/peers.py
 
+requests: $(VENV)/.demo  ## what a request takes by stage, beside the floors of its parts and beside recomputing (needs an idle machine)
+	$(BIN)/python benchmarks/request_floors.py
+
 native-check: $(VENV)/.dev  ## the tests of kernels, with the compiled core watched by address and undefined-behaviour sanitizers
 	$(BIN)/pip install --quiet --no-deps --upgrade --target build/sanitized . -C build-dir=build/sanitized-objects \
 		-C install.strip=false -C cmake.define.CMAKE_CXX_FLAGS_RELEASE=-O1 \
@@ -103,4 +106,4 @@ $(VENV)/.demo $(VENV)/.dev: $(VENV)/.%: pyproject.toml $(wildcard native/*)
 	@$(BIN)/python -m pip install --quiet --editable '.[$*]'
 	@touch $@ $(if $(filter dev,$*),$(VENV)/.demo)
 
-.PHONY: check test slow browser screenshots demo accuracy rescale long scan peers ranking chaos fuzz load soak bench-smoke native-check docs fix golden clean help planted floors workers
+.PHONY: check test slow browser screenshots demo accuracy rescale long scan peers ranking chaos fuzz load soak bench-smoke native-check requests docs fix golden clean help planted floors workers

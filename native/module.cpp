@@ -9,6 +9,7 @@ void bind_attention(nb::module_& m);
 void bind_dropout(nb::module_& m);
 void bind_integers(nb::module_& m);
 void bind_nearest(nb::module_& m);
+void bind_packed(nb::module_& m);
 void bind_partition(nb::module_& m);
 void bind_scan(nb::module_& m);
 void bind_step(nb::module_& m);
@@ -23,6 +24,7 @@ NB_MODULE(_native, m) {
     bind_dropout(m);
     bind_integers(m);
     bind_nearest(m);
+    bind_packed(m);
     bind_partition(m);
     bind_scan(m);
     bind_step(m);

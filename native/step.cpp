@@ -6,6 +6,7 @@
 #include <immintrin.h>
 #endif
 
+#include "coded_rows.h"
 #include "rows.h"
 
 namespace gistrec {
@@ -13,6 +14,7 @@ namespace GISTREC_ISA {
 namespace {
 
 constexpr long kChunk = 32;  // events taken through a layer at once
+constexpr long kMostParts = 4;
 constexpr float kLeast = -3e38f;
 
 long padded(long n) { return (n + 15) / 16 * 16; }
@@ -35,7 +37,7 @@ T* room(std::vector<T>& kept, size_t size) {
 }
 
 struct Scratch {
-    std::vector<float> x, norm, wide, sum, score, query, state;
+    std::vector<float> x, norm, wide, sum, score, query, keys, values;
     std::vector<uint8_t> time, position, flat;
 };
 
@@ -266,9 +268,8 @@ class Layers {
                 long q_row, const float* written, const float* position, const float* time,
                 float* out) {
         const long groups = s_.groups[layer], g = h * groups / s_.heads;
-        const Rows &keys = e.rows[2 * layer], &values = e.rows[2 * layer + 1];
-        const float *k = keys.first + g * keys.head, *v = values.first + g * values.head;
-        const float *new_k = written + g * e.events * head_, *new_v = new_k + groups * e.events * head_;
+        const float* new_k = written + g * e.events * head_;
+        const float* new_v = new_k + groups * e.events * head_;
         Read reads[kChunk];
         float* query = room(t_.query, 2 * count * head_padded_);
         std::fill_n(query, 2 * count * head_padded_, 0.0f);
@@ -278,28 +279,40 @@ class Layers {
             for (long c = 0; c < head_; ++c) own[c] = q[n * q_row + c] * scale;
             reads[n] = {own, own + head_padded_, kLeast, 0};
         }
-        const long all_slots = e.held + e.events;
-        if (e.received) room(t_.score, count * (all_slots + kBlock));
-        for (long at = 0; at < e.held; at += kBlock)
-            for (long n = 0; n < count; ++n)
-                block(reads[n], k + at * keys.slot, keys.slot, v + at * values.slot, values.slot,
-                      std::min(kBlock, e.held - at), position, time, held_[n], at,
-                      e.received ? t_.score.data() + n * (all_slots + kBlock) + at : nullptr);
+        const long all_slots = slots_ + e.events, noted_row = all_slots + kBlock;
+        float* noted = e.received ? room(t_.score, count * noted_row) : nullptr;
+        float* k_room = room(t_.keys, kBlock * head_padded_);
+        float* v_room = room(t_.values, kBlock * head_padded_);
+        long before = 0;
+        for (long part = 0; part < e.parts; ++part) {
+            const Held& held = e.held[part];
+            const Rows* rows = held.rows + 2 * layer;
+            for (long at = 0; at < held.count; at += kBlock) {
+                const long here = std::min(kBlock, held.count - at);
+                long k_row, v_row;
+                const float* k = read_rows(rows[0], g, at, here, head_, k_room, &k_row);
+                const float* v = read_rows(rows[1], g, at, here, head_, v_room, &v_row);
+                for (long n = 0; n < count; ++n)
+                    block(reads[n], k, k_row, v, v_row, here, position, time, held_[part][n], at,
+                          noted ? noted + n * noted_row + before + at : nullptr);
+            }
+            before += held.count;
+        }
         for (long n = 0; n < count; ++n)
             for (long at = 0; at <= first + n; at += kBlock)
                 block(reads[n], new_k + at * head_, head_, new_v + at * head_, head_,
-                      std::min(kBlock, first + n + 1 - at), position, time, fresh_[n], at,
-                      e.received ? t_.score.data() + n * (all_slots + kBlock) + e.held + at : nullptr);
+                      std::min(kBlock, first + n + 1 - at), position, time, held_[e.parts][n], at,
+                      noted ? noted + n * noted_row + slots_ + at : nullptr);
         for (long n = 0; n < count; ++n) {
             const float share = s_.pointwise ? float(1 / s_.count) : 1 / reads[n].total;
             for (long c = 0; c < head_; ++c) out[n * width_ + c] = reads[n].sum[c] * share;
             if (e.received)
-                note(reads[n], t_.score.data() + n * (all_slots + kBlock), e.held + first + n + 1,
+                note(reads[n], noted + n * noted_row, slots_ + first + n + 1,
                      e.received + (first + n) * all_slots);
         }
     }
 
-    void block(Read& r, const float* k, long k_slot, const float* v, long v_slot, long count,
+    __attribute__((noinline)) void block(Read& r, const float* k, long k_slot, const float* v, long v_slot, long count,
                const float* position, const float* time, const Buckets& buckets, long at,
                float* noted) {
         float score[kBlock];
@@ -320,43 +333,49 @@ class Layers {
         }
     }
 
+    // Of the parts, then of the new events.
     void find_buckets(const Events& e, long first, long count) {
-        const long fresh = e.events, slots = e.held + fresh;
-        const long blocks = slots / kBlock + 2;
-        uint8_t* flat = room(t_.flat, 2 * count * blocks);
+        slots_ = 0;
+        for (long part = 0; part < e.parts; ++part) slots_ += e.held[part].count;
+        const long slots = slots_ + e.events, blocks = slots / kBlock + 1 + e.parts;
+        uint8_t* flat = room(t_.flat, count * blocks);
         uint8_t* time = s_.times ? room(t_.time, count * slots) : nullptr;
-        const bool plain = !e.held_position && e.position < kFar;
-        uint8_t* near = plain ? nullptr : room(t_.position, count * slots);
-        for (long n = 0; n < count; ++n) {
+        uint8_t* near = room(t_.position, count * slots);
+        for (long n = 0; n < count; ++n, flat += blocks, near += slots, time += time ? slots : 0) {
             const long at = e.position + first + n;
-            held_[n] = fresh_[n] = {};
-            if (plain) {
-                held_[n].position = s_.near + (kFar - 1 - at);
-            } else {
-                for (long m = 0; m < e.held; ++m) {
-                    const long distance = at - (e.held_position ? e.held_position[m] : m);
-                    near[n * slots + m] = s_.near[kFar - 1 - std::min(distance, kFar - 1)];
+            long before = 0, flats = 0;
+            for (long part = 0; part <= e.parts; ++part) {
+                const bool fresh = part == e.parts;
+                const Held held = fresh ? Held{first + n + 1, nullptr, e.time, nullptr} : e.held[part];
+                const long from = fresh ? first + n : at - before;  // distance of the first slot
+                Buckets& own = held_[part][n];
+                own.flat = flat + flats;
+                if (!held.position && from < kFar) {
+                    own.position = s_.near + (kFar - 1 - from);
+                } else {
+                    for (long m = 0; m < held.count; ++m) {
+                        const long distance = held.position ? at - held.position[m] : from - m;
+                        near[before + m] = s_.near[kFar - 1 - std::clamp(distance, 0L, kFar - 1)];
+                    }
+                    own.position = near + before;
                 }
-                held_[n].position = near + n * slots;
+                own.time = nullptr;
+                if (time) {
+                    time_buckets(s_, e.at[first + n], held.time, held.count, time + before);
+                    own.time = time + before;
+                }
+                find_flat(own, held.count, flat + flats);
+                flats += (held.count + kBlock - 1) / kBlock;
+                before += held.count;
             }
-            fresh_[n].position = s_.near + (kFar - 1 - (first + n));
-            if (time) {
-                uint8_t* own = time + n * slots;
-                time_buckets(s_, e.at[first + n], e.held_time, e.held, own);
-                time_buckets(s_, e.at[first + n], e.time, first + n + 1, own + e.held);
-                held_[n].time = own, fresh_[n].time = own + e.held;
-            }
-            held_[n].flat = flat + 2 * n * blocks;
-            fresh_[n].flat = held_[n].flat + blocks;
-            find_flat(held_[n], e.held, flat + 2 * n * blocks);
-            find_flat(fresh_[n], first + n + 1, flat + (2 * n + 1) * blocks);
         }
     }
 
     const Stack& s_;
     Scratch& t_;
     const long width_, head_, head_padded_;
-    Buckets held_[kChunk], fresh_[kChunk];
+    long slots_ = 0;  // held before the new events
+    Buckets held_[kMostParts][kChunk];  // of each part, and of the new events
 };
 
 }  // namespace

@@ -1,5 +1,6 @@
 // New events of users through a whole stack of layers, over the rows that states hold of each: no
-// padding, no batch, no copy. Queries of one user's events share what they read from memory.
+// padding, no batch, no copy. Rows may be as codecs leave them, and in several parts. Queries of one
+// user's events share what they read from memory.
 //
 // Shapes: S new events, M held slots, H heads, G heads of keys and values, K head width, D width.
 // An axis written D+ is filled up with zeros to a multiple of 16.
@@ -7,6 +8,7 @@
 
 #include <cstdint>
 
+#include "coded.h"
 #include "isa.h"
 
 namespace gistrec {
@@ -34,17 +36,19 @@ struct Stack {
     double count;
 };
 
-struct Rows {
-    const float* first;
-    long head, slot;  // distances in numbers
+// Slots of a user that stand together.
+struct Held {
+    long count;
+    const Rows* rows;         // keys and values of each layer
+    const int64_t* time;      // (M,)
+    const int64_t* position;  // (M,); null: they follow those of the parts before, from 0 on
 };
 
 struct Events {
     const int64_t *item, *at, *time;  // (S,): items, the times of their queries, their own
-    const int64_t* held_time;         // (M,)
-    const int64_t* held_position;     // (M,); null: 0 ... M - 1
-    long events, held, position;      // S, M, where the first event stands in the history
-    const Rows* rows;                 // keys and values of each layer
+    long events, position;            // S, where the first event stands in the history
+    const Held* held;                 // oldest first
+    long parts;
     float* out;                       // (D,): the last event's; null: not asked for
     float* written;                   // per layer: keys (G, S, K), then values
     float* received;                  // (S, M + S): |weights|, mean of heads, added; null: none

@@ -335,10 +335,20 @@ def test_stages_are_told_with_their_seconds(recommender):
         told.clear()
         return names
 
-    recommender.observe("u", walk(0, 5))
-    assert stages() == ["store", "load", "load", "decode", "load", "compute", "store"]
+    if recommender.served.direct:
+        recommender.observe("u", walk(0, 5))
+        assert stages() == ["store", "load", "decode", "load", "compute", "store"]
+        recommender.observe("u", walk(5, 1))
+        assert stages() == ["compute", "store"]
+        recommender.recommend("u")
+        assert stages() == ["load", "load", "compute"]
+        recommender.rank("u", [7])
+        assert stages() == ["load", "compute"]
+    recommender.served.direct = None
+    recommender.observe("u", walk(6, 5))
+    assert stages() == ["store", "load", "decode", "load", "compute", "store"]
     recommender.recommend("u")
-    assert stages() == ["load", "load", "decode", "load", "compute"]
+    assert stages() == ["load", "load", "load", "decode", "compute"]
     recommender.rank("u", [7])
     assert stages() == ["load", "load", "decode", "compute"]
     with pytest.raises(DataError):
@@ -348,18 +358,18 @@ def test_stages_are_told_with_their_seconds(recommender):
 
 def test_what_is_logged_while_a_state_is_brought_up_counts_once(recommender):
     recommender.observe("u", walk(0, 3))
-    length = recommender.log.length
-    more = walk(3, 2)
+    served = recommender.served
+    find, more = served.find, walk(3, 2)
 
     def grown(user_id):
-        found = length(user_id)
-        recommender.log.length = length
+        found = find(user_id)
+        served.find = find
         recommender.log.append(user_id, [e.item_id for e in more], [e.timestamp for e in more])
         return found
 
     recommender.states.forget("u")
-    recommender.log.length = grown
-    recommender.recommend("u")
+    served.find = grown
+    recommender.rank("u", [7])
     recommender.observe("v", walk(0, 5))
     assert recommender.describe("u").slots == recommender.describe("v").slots
 
@@ -383,6 +393,7 @@ def test_a_user_who_is_forgotten_while_the_state_is_rebuilt_stays_forgotten(
 
 
 def test_a_user_who_is_forgotten_while_the_state_grows_stays_forgotten(recommender, monkeypatch):
+    recommender.served.direct = None
     recommender.observe("u", walk(0, 6))
     save, states = recommender.states.save, recommender.states
 
@@ -394,3 +405,42 @@ def test_a_user_who_is_forgotten_while_the_state_grows_stays_forgotten(recommend
     monkeypatch.setattr(states, "save", late)
     recommender.observe("u", walk(6, 1))
     assert recommender.sizes("u") == (0, 0, 0)
+
+
+def test_a_user_who_is_forgotten_while_an_event_is_written_begins_anew(recommender, monkeypatch):
+    recommender.observe("u", walk(0, 6))
+    grown, states = recommender.states.grown, recommender.states
+
+    def late(*args, **options):
+        monkeypatch.setattr(states, "grown", grown)
+        assert recommender.forget("u")
+        return grown(*args, **options)
+
+    monkeypatch.setattr(states, "grown", late)
+    recommender.observe("u", walk(6, 1))
+    report = recommender.describe("u")
+    if recommender.served.direct:  # else nothing was forgotten
+        assert (report.length, report.covered, report.slots) == (1, 1, 0)
+
+
+def test_states_are_read_and_grown_as_they_are_stored(recommender, monkeypatch):
+    """And are what they are the long way."""
+    if not recommender.served.direct:
+        pytest.skip("the compiled core is not in use")
+    recommender.observe("u", walk(0, 6))
+    decode, decoded = recommender.states.decode, []
+    monkeypatch.setattr(recommender.states, "decode", lambda *a: decoded.append(a) or decode(*a))
+    observed = recommender.observe("u", walk(6, 1))
+    listed, ranked = recommender.recommend("u"), recommender.rank("u", [3, 9, 3])
+    assert not decoded
+    assert observed == recommender.sizes("u")
+    assert recommender.counts["fresh"] == 2
+    recommender.served.direct = None
+    assert recommender.describe("u").covered == 7
+    for found, wanted in (
+        (listed, recommender.recommend("u")),
+        (ranked, recommender.rank("u", [3, 9, 3])),
+    ):
+        assert [s.item_id for s in found] == [s.item_id for s in wanted]
+        np.testing.assert_allclose([s.score for s in found], [s.score for s in wanted], rtol=1e-4)
+    assert decoded

@@ -30,6 +30,39 @@ def attend_backward(
     softmax: bool,
 ) -> None: ...
 def time_buckets(address: Sequence[int], shape: Sequence[int]) -> None: ...
+
+class States:
+    def __init__(
+        self,
+        addresses: Sequence[int],
+        shape: Sequence[int],
+        scale: float,
+        count: float,
+        numbers: Sequence[int],
+        specs: Sequence[Sequence[int]],
+        codings: Sequence[Sequence[int]],
+        steps: Sequence[float],
+        places: Sequence[int],
+    ) -> None: ...
+    def newest(
+        self,
+        state: bytes | memoryview,
+        block: bytes | memoryview | None,
+        length: int,
+        at: int | None,
+        out: int,
+        events: bool,
+    ) -> tuple[bytes, ...] | None: ...
+    def grow(
+        self,
+        state: bytes | memoryview,
+        block: bytes | memoryview | None,
+        length: int,
+        events: Sequence[int],
+        numbers: Sequence[int],
+    ) -> tuple[bytes, bytes | None, bool] | None: ...
+
+def checksum(data: bytes | memoryview) -> int: ...
 def step(
     address: Sequence[int],
     shape: tuple[int, int, int, int, int],

@@ -15,7 +15,6 @@ from torch import Tensor
 from gistrec.errors import DataError
 from gistrec.impressions import feature_row, feature_rows
 from gistrec.served import ItemId, Scored, Served, scored
-from gistrec.state import UserState
 
 Facts = Mapping[str, Any]
 """Column -> value, as in the data that the ranker was trained on; `None` where missing."""
@@ -51,7 +50,7 @@ def known_index(served: Served, item_ids: Sequence[ItemId], told: Told) -> list[
 
 def best_first(
     served: Served,
-    state: UserState,
+    user_id: str,
     item_ids: Sequence[ItemId],
     index: Sequence[int],
     *,
@@ -62,7 +61,7 @@ def best_first(
 
     Args:
         served: The model.
-        state: The user's.
+        user_id: Whose.
         item_ids: At least one.
         index: Theirs, see `known_index`.
         told: What else is known of the request.
@@ -75,10 +74,13 @@ def best_first(
     items, labels = served.items, served.model.labels
     index_N = torch.tensor([len(items) if i < 0 else i for i in index])
     if not labels:
-        (score_N,) = served.backbone.score([state], index_N, at=[at])
+        score_N = served.score(user_id, index_N, at=at)
         order_N = score_N.argsort(descending=True, stable=True)
         return scored(items, index_N[order_N].numpy(), score_N[order_N].tolist())
-    logit_NT = served.backbone.predict(  # type: ignore[operator]  # of rankers
+    state = served.current(user_id).state
+    logit_NT = served.timed(
+        "compute",
+        served.backbone.predict,  # type: ignore[arg-type]  # of rankers
         state,
         index_N,
         at=at,

@@ -10,22 +10,56 @@ outlives every model. The layout is in docs/state-format.md.
 Cost: 3.2 bytes an event on ml-1m with ratings, appended one by one.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-from operator import index
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from gistrec.errors import ConflictError, CorruptStateError, DataError, StateError
 from gistrec.event_ids import EventIds, hash_of
-from gistrec.integers import Ints
-from gistrec.log_blocks import REMEDY, Logged, LogHead, decode_block, joined, overlap
+from gistrec.log_blocks import (
+    REMEDY,
+    Logged,
+    LogHead,
+    columns_of,
+    decode_block,
+    is_text,
+    joined,
+    overlap,
+    with_texts,
+)
 from gistrec.stores import NUMBERED, Entry, Put, StateStore
 from gistrec.wire import check_user_id
 
 _HEADS = "h/"
 _ATTEMPTS = 1000  # at writing a head; one of several writers always succeeds
+
+
+class Appended(NamedTuple):
+    """What an append found and did."""
+
+    length: int
+    """Events of the history now."""
+    nbytes: int
+    """Bytes of it."""
+    beside: bool
+    """Whether what was to be written beside it was."""
+
+
+class Beside(Protocol):
+    """What is read and written together with a history, in one call of the store each."""
+
+    keys: Sequence[str]
+    """Of the user's group."""
+
+    def puts(self, entries: Sequence[Entry | None], length: int, events: Logged) -> list[Put]:
+        """What is to be written with new events, if the entries of the keys are still the same.
+
+        Args:
+            entries: Of the keys.
+            length: Events that are logged already.
+            events: New ones.
+        """
 
 
 class HistoryLog:
@@ -68,36 +102,64 @@ class HistoryLog:
             StoreUnavailableError: whether the events are logged is not known.
             DataError: the columns do not fit together, or the item ids not to the earlier ones.
         """
-        given, hashes = _columns(item_ids, timestamps, actions), _hashes(event_ids, item_ids)
+        return self.append_beside(
+            None,
+            user_id,
+            item_ids,
+            timestamps,
+            actions,
+            event_ids=event_ids,
+            expected_length=expected_length,
+        ).length
+
+    def append_beside(
+        self,
+        beside: Beside | None,
+        user_id: str,
+        item_ids: Sequence[int | str],
+        timestamps: Sequence[int],
+        actions: Sequence[int] | None = None,
+        *,
+        event_ids: Sequence[str | None] | None = None,
+        expected_length: int | None = None,
+    ) -> Appended:
+        """`append`, and what is written with the events if there are new ones: all or nothing."""
+        given, hashes = columns_of(item_ids, timestamps, actions), _hashes(event_ids, item_ids)
         for _ in range(_ATTEMPTS):
             events = given
-            keys = [_head_key(user_id)] + ([_ids_key(user_id)] if hashes else [])
+            keys = [head_key(user_id), *(beside.keys if beside else ())]
+            keys += [_ids_key(user_id)] if hashes or beside else []
             entry, *found = self._store.get_many(keys)
-            head = _head_of(user_id, entry) or LogHead(is_text=_is_text(events))
+            there = found.pop() if hashes or beside else None
+            head = head_of(user_id, entry) or LogHead(is_text=is_text(events))
             if hashes:
-                ids = _ids_of(user_id, found[0])
+                ids = _ids_of(user_id, there)
                 places = ids.news(hashes)
                 if not places:
-                    return head.length
+                    return Appended(head.length, self.nbytes(user_id), False)
                 events = given.rows(places)
             if expected_length is not None and expected_length != head.length:
                 if self._has(user_id, expected_length, events):
-                    return head.length
+                    return Appended(head.length, self.nbytes(user_id), False)
                 raise ConflictError(
                     f"the history of user {user_id!r} has {head.length} events, expected were "
                     f"{expected_length}: read it again and repeat the change"
                 )
             if not len(events.timestamp):
-                return head.length
+                return Appended(head.length, self.nbytes(user_id), False)
+            before = head.length
             head, puts = _appended(user_id, entry, head, events)
+            ids_blob = there.blob if there else b""
             if hashes:
-                ids = ids.with_new(hashes[place] for place in places)
-                puts.append(Put(_ids_key(user_id), ids.to_bytes()))
+                ids_blob = ids.with_new(hashes[place] for place in places).to_bytes()
+                puts.append(Put(_ids_key(user_id), ids_blob))
+            more = beside.puts(found, before, events) if beside else []
             try:
-                self._store.put_many(puts)
+                self._store.put_many([*puts, *more])
             except ConflictError:
                 continue
-            return head.length
+            nbytes = len(puts[0].blob or b"") + head.sealed_bytes + len(ids_blob)
+            return Appended(head.length, nbytes, bool(more))
         raise _too_many_writers(user_id)
 
     def extend(self, histories: Sequence[tuple[str, Logged]]) -> list[int | None]:
@@ -117,13 +179,13 @@ class HistoryLog:
             DataError: item ids of another kind than the user's earlier ones.
             StoreUnavailableError: whether the events are logged is not known.
         """
-        given = [(user_id, _with_texts(events)) for user_id, events in histories]
+        given = [(user_id, with_texts(events)) for user_id, events in histories]
         for _ in range(_ATTEMPTS):
-            entries = self._store.get_many([_head_key(user_id) for user_id, _ in given])
+            entries = self._store.get_many([head_key(user_id) for user_id, _ in given])
             added: list[int | None] = []
             puts = []
             for (user_id, events), entry in zip(given, entries, strict=True):
-                head = _head_of(user_id, entry) or LogHead(is_text=_is_text(events))
+                head = head_of(user_id, entry) or LogHead(is_text=is_text(events))
                 # the head's version says whether this is still so when it is written
                 known = overlap(self.read(user_id), events) if head.length else 0
                 new = None if known is None else events.part(known)
@@ -141,11 +203,16 @@ class HistoryLog:
 
     def heads(self, user_ids: Sequence[str]) -> list[LogHead | None]:
         """Of every user what says how long the history is and what it holds."""
-        entries = self._store.get_many([_head_key(user_id) for user_id in user_ids])
-        return [_head_of(u, entry) for u, entry in zip(user_ids, entries, strict=True)]
+        entries = self._store.get_many([head_key(user_id) for user_id in user_ids])
+        return [head_of(u, entry) for u, entry in zip(user_ids, entries, strict=True)]
 
-    def read(self, user_id: str, start: int = 0) -> Logged:
+    def read(self, user_id: str, start: int = 0, *, head: LogHead | None = None) -> Logged:
         """The events from a place in the history on; only the blocks that hold them are read.
+
+        Args:
+            user_id: Whose.
+            start: The place.
+            head: As it was a moment ago, if that is known.
 
         Raises:
             CorruptStateError: the stored bytes are damaged.
@@ -153,11 +220,15 @@ class HistoryLog:
         if start < 0:
             raise DataError(f"a history starts at 0, given start={start}")
         numbers = range(0)
+        if head:
+            numbers, first = head.blocks_from(start)
+            if not numbers:
+                return head.tail().part(start - first)
         while True:
             # head and blocks as of one moment: a writer may seal a block, or forget the user
-            keys = [_head_key(user_id), *(_block_key(user_id, n) for n in numbers)]
+            keys = [head_key(user_id), *(_block_key(user_id, n) for n in numbers)]
             entry, *blocks = self._store.get_many(keys)
-            head = _head_of(user_id, entry)
+            head = head_of(user_id, entry)
             if head is None:
                 return Logged(np.zeros(0, np.int64), np.zeros(0, np.int64), None)
             needed, first = head.blocks_from(start)
@@ -175,17 +246,17 @@ class HistoryLog:
 
     def length(self, user_id: str) -> int:
         """How many events a user's history has."""
-        head = _head_of(user_id, self._store.get(_head_key(user_id)))
+        head = head_of(user_id, self._store.get(head_key(user_id)))
         return head.length if head else 0
 
     def lengths(self, user_ids: Sequence[str]) -> list[int | None]:
         """How many events several users have; None where the head is damaged."""
         found: list[int | None] = []
         for user_id, entry in zip(
-            user_ids, self._store.get_many([_head_key(u) for u in user_ids]), strict=True
+            user_ids, self._store.get_many([head_key(u) for u in user_ids]), strict=True
         ):
             try:
-                head = _head_of(user_id, entry)
+                head = head_of(user_id, entry)
             except StateError:
                 found.append(None)
             else:
@@ -194,19 +265,19 @@ class HistoryLog:
 
     def nbytes(self, user_id: str) -> int:
         """Bytes stored for a user: head, blocks and ids of events, keys not counted."""
-        entry, ids = self._store.get_many([_head_key(user_id), _ids_key(user_id)])
-        head = _head_of(user_id, entry)
+        entry, ids = self._store.get_many([head_key(user_id), _ids_key(user_id)])
+        head = head_of(user_id, entry)
         ids_bytes = len(ids.blob) if ids else 0
         return len(entry.blob) + head.sealed_bytes + ids_bytes if entry and head else 0
 
     def nbytes_of(self, user_ids: Sequence[str]) -> list[int]:
         """The bytes of several users; of a damaged head those of the head itself."""
-        entries = self._store.get_many([_head_key(user_id) for user_id in user_ids])
+        entries = self._store.get_many([head_key(user_id) for user_id in user_ids])
         ids = self._store.sizes([_ids_key(user_id) for user_id in user_ids])
         found = []
         for user_id, entry, size in zip(user_ids, entries, ids, strict=True):
             try:
-                head = _head_of(user_id, entry)
+                head = head_of(user_id, entry)
             except StateError:
                 head = None
             nbytes = (len(entry.blob) if entry else 0) + (head.sealed_bytes if head else 0)
@@ -215,7 +286,7 @@ class HistoryLog:
 
     def last_writes(self, user_ids: Sequence[str]) -> list[int]:
         """Of several users the version of the head, which tells when it was written; 0 if none."""
-        sizes = self._store.sizes([_head_key(user_id) for user_id in user_ids])
+        sizes = self._store.sizes([head_key(user_id) for user_id in user_ids])
         return [size.version if size else 0 for size in sizes]
 
     def forget(self, user_id: str, *, if_version: int | None = None) -> bool:
@@ -225,10 +296,10 @@ class HistoryLog:
             user_id: Whose.
             if_version: Only if the head is at this version, as `last_writes` gave it.
         """
-        while (entry := self._store.get(_head_key(user_id))) is not None:
+        while (entry := self._store.get(head_key(user_id))) is not None:
             if if_version is not None and if_version != entry.version:
                 return False
-            puts = [Put(_head_key(user_id), None, entry.version), Put(_ids_key(user_id), None)]
+            puts = [Put(head_key(user_id), None, entry.version), Put(_ids_key(user_id), None)]
             puts += [Put(key, None) for key in self._block_keys(user_id, entry)]
             try:
                 self._store.put_many(puts)
@@ -249,7 +320,7 @@ class HistoryLog:
     def _block_keys(self, user_id: str, entry: Entry) -> list[str]:
         """Of all blocks of a user; where the head can't say, the store is searched."""
         try:
-            head = _head_of(user_id, entry)
+            head = head_of(user_id, entry)
         except StateError:
             prefix = _block_key(user_id, "")
             return [k for k in self._store.keys(prefix) if k.removeprefix(prefix).isdigit()]
@@ -264,7 +335,7 @@ def _appended(
     user_id: str, entry: Entry | None, head: LogHead, events: Logged
 ) -> tuple[LogHead, list[Put]]:
     """The head with more events, and what is to be written if it is still the same."""
-    if _is_text(events) != head.is_text:
+    if is_text(events) != head.is_text:
         kind = "text" if head.is_text else "whole numbers"
         raise DataError(
             f"item ids of user {user_id!r} have been {kind} so far, given now "
@@ -272,7 +343,7 @@ def _appended(
         )
     head, blocks = head.append(events)
     first = head.num_blocks - len(blocks)
-    puts = [Put(_head_key(user_id), head.to_bytes(), entry.version if entry else 0)]
+    puts = [Put(head_key(user_id), head.to_bytes(), entry.version if entry else 0)]
     puts += [Put(_block_key(user_id, first + n), blob) for n, blob in enumerate(blocks)]
     return head, puts
 
@@ -284,7 +355,8 @@ def _too_many_writers(user_id: str) -> ConflictError:
     )
 
 
-def _head_key(user_id: str) -> str:
+def head_key(user_id: str) -> str:
+    """Of the head of a user's history."""
     return _HEADS + check_user_id(user_id)
 
 
@@ -314,52 +386,12 @@ def _hashes(
     return hashes if any(hashes) else []
 
 
-def _head_of(user_id: str, entry: Entry | None) -> LogHead | None:
+def head_of(user_id: str, entry: Entry | None) -> LogHead | None:
+    """The head in an entry.
+
+    Raises:
+        CorruptStateError: it is damaged.
+    """
     if entry is None:
         return None
     return LogHead.from_bytes(entry.blob, f"history of user {user_id!r}")
-
-
-def _is_text(events: Logged) -> bool:
-    return events.item_id.dtype.kind == "U"
-
-
-def _columns(
-    item_ids: Sequence[int | str], timestamps: Sequence[int], actions: Sequence[int] | None
-) -> Logged:
-    """The caller's events, checked."""
-    lengths = [len(column) for column in (item_ids, timestamps, actions) if column is not None]
-    if len(set(lengths)) > 1:
-        raise DataError(f"columns of {lengths} entries: give every event all of its columns")
-    if any(isinstance(item, str) for item in item_ids):
-        item_id: NDArray[Any] = _texts(item_ids)
-    else:
-        item_id = _int64("item ids", item_ids)
-    action = None if actions is None else _int64("actions", actions)
-    return Logged(item_id, _int64("timestamps", timestamps), action)
-
-
-def _with_texts(events: Logged) -> Logged:
-    """Events whose text ids, if they are Python's, are checked and made numpy's."""
-    if events.item_id.dtype.kind != "O":
-        return events
-    return events._replace(item_id=_texts(events.item_id.tolist()))
-
-
-def _int64(what: str, values: Iterable[Any]) -> Ints:
-    try:
-        return np.fromiter(map(index, values), np.int64)
-    except (TypeError, OverflowError) as error:
-        raise DataError(f"{what} must be whole numbers of 64 bits: {error}") from None
-
-
-def _texts(item_ids: Sequence[Any]) -> NDArray[np.str_]:
-    try:
-        if any("\0" in item or not item.encode() for item in item_ids):
-            raise ValueError  # numpy drops zero characters at the end
-    except (TypeError, AttributeError, ValueError):
-        raise DataError(
-            f"item ids {list(item_ids)[:3]} ...: give all of them as whole numbers, or all as "
-            "non-empty text without zero characters"
-        ) from None
-    return np.array(item_ids, np.str_)

@@ -5,16 +5,17 @@ Shapes: n events. The layout is in docs/state-format.md.
 
 import zlib
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
+from operator import index
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gistrec import integers
-from gistrec.errors import CorruptStateError
+from gistrec.errors import CorruptStateError, DataError
 from gistrec.integers import Ints, Reader, varint, zigzag
 from gistrec.wire import frame, unframe
 
@@ -277,3 +278,49 @@ def overlap(stored: Logged, given: Logged) -> int | None:
         if all(np.array_equal(t[start : start + shared], n[:shared]) for t, n in pairs):
             return shared
     return 0 if given.timestamp[0] >= stored.timestamp.max(initial=-(2**63)) else None
+
+
+def is_text(events: Logged) -> bool:
+    """Whether item ids are text."""
+    return events.item_id.dtype.kind == "U"
+
+
+def columns_of(
+    item_ids: Sequence[int | str], timestamps: Sequence[int], actions: Sequence[int] | None
+) -> Logged:
+    """The caller's events, checked."""
+    lengths = [len(column) for column in (item_ids, timestamps, actions) if column is not None]
+    if len(set(lengths)) > 1:
+        raise DataError(f"columns of {lengths} entries: give every event all of its columns")
+    if any(isinstance(item, str) for item in item_ids):
+        item_id: NDArray[Any] = _texts(item_ids)
+    else:
+        item_id = _int64("item ids", item_ids)
+    action = None if actions is None else _int64("actions", actions)
+    return Logged(item_id, _int64("timestamps", timestamps), action)
+
+
+def with_texts(events: Logged) -> Logged:
+    """Events whose text ids, if they are Python's, are checked and made numpy's."""
+    if events.item_id.dtype.kind != "O":
+        return events
+    return events._replace(item_id=_texts(events.item_id.tolist()))
+
+
+def _int64(what: str, values: Iterable[Any]) -> Ints:
+    try:
+        return np.fromiter(map(index, values), np.int64)
+    except (TypeError, OverflowError) as error:
+        raise DataError(f"{what} must be whole numbers of 64 bits: {error}") from None
+
+
+def _texts(item_ids: Sequence[Any]) -> NDArray[np.str_]:
+    try:
+        if any("\0" in item or not item.encode() for item in item_ids):
+            raise ValueError  # numpy drops zero characters at the end
+    except (TypeError, AttributeError, ValueError):
+        raise DataError(
+            f"item ids {list(item_ids)[:3]} ...: give all of them as whole numbers, or all as "
+            "non-empty text without zero characters"
+        ) from None
+    return np.array(item_ids, np.str_)

@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Self
 
@@ -11,8 +12,10 @@ import safetensors.torch
 from safetensors import SafetensorError
 
 from gistrec import codecs, wire
+from gistrec.backbones import Backbone, Direct, Layout
 from gistrec.codecs import Chain
 from gistrec.errors import ConfigError, CorruptStateError, FormatVersionError
+from gistrec.kernels.packed import Coded
 from gistrec.manifest import Manifest
 from gistrec.state import UserState
 
@@ -78,6 +81,30 @@ class Recipe:
     def round_trip(self, state: UserState) -> UserState:
         """What `from_bytes` gives back of a state; packing loses nothing, so it is left out."""
         return self.chain.decode(self.chain.encode(state))
+
+    @cached_property
+    def grows(self) -> bool:
+        """Whether all of a state's slot tensors gain slots; a recurrent state changes whole."""
+        shapes = [s.shape for s in self.manifest.tensors if not s.in_tail]
+        return all(shape and shape[-1 if len(shape) == 1 else -2] in (-1, 0) for shape in shapes)
+
+    def direct(self, backbone: Backbone, *, whole_bytes: int) -> Direct | None:
+        """A model's states as bytes; None where layers or codecs have no compiled form.
+
+        Args:
+            backbone: The model, trained.
+            whole_bytes: A state up to that size is not divided.
+        """
+        if self.chain.byte_codecs or self.manifest.model != backbone.fingerprint():
+            return None
+        layout = Layout(
+            self.manifest,
+            lambda name: self.chain.coded(name, Coded("plain", (name,))),
+            self.chain.stays(),
+            self.grows,
+            whole_bytes,
+        )
+        return backbone.direct(layout)
 
     def save(self, folder: Path) -> None:
         """Write recipe.json and recipe.safetensors, each whole or not at all."""

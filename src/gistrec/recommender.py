@@ -17,8 +17,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple, Self
 
-import numpy as np
-
 from gistrec.backbones import Backbone
 from gistrec.candidates import Told, best_first, known_index
 from gistrec.dataset import Vocabulary
@@ -27,6 +25,7 @@ from gistrec.history_log import HistoryLog
 from gistrec.rebuilds import DEFAULT_LIMITS, RebuildLimits, Rebuilds
 from gistrec.recipe import Recipe
 from gistrec.served import (
+    Growing,
     ItemId,
     Scored,
     Served,
@@ -258,23 +257,29 @@ class Recommender:
         actions = [e.action for e in events]
         kept = None if all(a is None for a in actions) else [a or 0 for a in actions]
         items, times = [e.item_id for e in events], [e.timestamp for e in events]
-        ids = [e.event_id for e in events]
-        length = self._watch.timed(
-            "store",
-            self.log.append,
+        # a state that is up to the log is written with the events, in one go
+        growing, begun = Growing(served, user_id), time.perf_counter()
+        logged = self.log.append_beside(
+            growing,
             user_id,
             items,
             times,
             kept,
-            event_ids=ids,
+            event_ids=[e.event_id for e in events],
             expected_length=expected_length,
         )
+        if logged.beside:
+            self.on_stage("compute", growing.seconds)
+        self.on_stage("store", time.perf_counter() - begun - growing.seconds)
+        if logged.beside:
+            self.counts["replayed"] += 1
+            return Observed(logged.length, growing.state_bytes, logged.nbytes)
         try:
             state_bytes = served.current(user_id, wait=False).stored_bytes
         except (ConflictError, BusyError):
             # the events are safe, and the next request that reads brings the state up
             state_bytes = served.states.stored_bytes(user_id)
-        return Observed(length, state_bytes, self.log.nbytes(user_id))
+        return Observed(logged.length, state_bytes, logged.nbytes)
 
     def recommend(
         self,
@@ -300,12 +305,10 @@ class Recommender:
         """
         if k < 1:
             raise ConfigError(f"k must be at least 1, given {k}")
-        served, timed = self.served, self._watch.timed
-        state = served.current(user_id).state
-        seen = np.zeros(0, np.int64)
-        if served.scheme == "leave_last_out" if exclude_seen is None else exclude_seen:
-            seen = served.history(timed("load", self.log.read, user_id)).item_index
-        (best,) = timed("compute", served.backbone.top_k, [state], k, exclude=[seen], at=[at])
+        served = self.served
+        if exclude_seen is None:
+            exclude_seen = served.scheme == "leave_last_out"
+        best = served.top_k(user_id, k, exclude_seen=exclude_seen, at=at)
         return scored(served.items, best.item_index, best.score.tolist())
 
     def rank(
@@ -330,10 +333,7 @@ class Recommender:
             return []
         served, told = self.served, told or Told()
         index = known_index(served, item_ids, told)
-        state = served.current(user_id).state
-        return self._watch.timed(
-            "compute", best_first, served, state, item_ids, index, told=told, at=at
-        )
+        return best_first(served, user_id, item_ids, index, told=told, at=at)
 
     def sizes(self, user_id: str) -> Observed:
         """A user's events and bytes, without reading the state (0 if there is none)."""

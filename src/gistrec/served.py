@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import NamedTuple, ParamSpec, TypeVar
 
 import numpy as np
+from torch import Tensor
 
+from gistrec.backbones import Ranking
 from gistrec.dataset import History, Ints, Vocabulary
 from gistrec.errors import (
     BusyError,
@@ -21,13 +23,13 @@ from gistrec.errors import (
     StaleStateError,
 )
 from gistrec.events import read_titles
-from gistrec.history_log import HistoryLog
-from gistrec.log_blocks import Logged
+from gistrec.history_log import HistoryLog, head_key, head_of
+from gistrec.log_blocks import Logged, LogHead
 from gistrec.rebuilds import Rebuilds
 from gistrec.recipe import Recipe
-from gistrec.state_cache import Held, StateCache
+from gistrec.state_cache import WHOLE_BYTES, Held, StateCache, Stored
 from gistrec.store_settings import StoreSettings
-from gistrec.stores import StateStore
+from gistrec.stores import Entry, Put, StateStore
 from gistrec.train import Model
 
 P = ParamSpec("P")
@@ -70,6 +72,62 @@ class Watch:
             self.on_stage(stage, time.perf_counter() - begun)
 
 
+class Found(NamedTuple):
+    """What the store holds of a user, as of one moment."""
+
+    head: LogHead | None
+    """Of the history."""
+    stored: Stored
+    """The state."""
+
+    @property
+    def length(self) -> int:
+        """Events of the history."""
+        return self.head.length if self.head else 0
+
+    @property
+    def as_stored(self) -> tuple[bytes, bytes | None, int] | None:
+        """The state, its block and the length, if there is a state."""
+        entry, block = self.stored
+        return None if entry is None else (entry.blob, block and block.blob, self.length)
+
+
+class Growing:
+    """A state that is grown and written together with the events that it gains.
+
+    Args:
+        served: Whose version it is.
+        user_id: Whose state.
+    """
+
+    def __init__(self, served: "Served", user_id: str) -> None:
+        self.keys: Sequence[str] = served.states.keys(user_id)
+        self.state_bytes = 0
+        """Of the state that was to be written last."""
+        self.seconds = 0.0
+        """What growing took."""
+        self._served, self._user_id = served, user_id
+
+    def puts(self, entries: Sequence[Entry | None], length: int, events: Logged) -> list[Put]:
+        """The state's writes; none where it can't be read as it stands, or does not cover `length`.
+
+        It then is left behind the log, and `Served.current` brings it up.
+        """
+        begun = time.perf_counter()
+        served, stored = self._served, Stored(entries[0], entries[1])
+        puts = []
+        if served.direct is not None and stored.entry is not None:
+            counted = len(events.timestamp)
+            new = served.history(events)
+            puts = served.states.grown(
+                served.direct, self._user_id, stored, length, new, counted=counted
+            )
+            kept = 0 if len(puts) > 1 or stored.block is None else len(stored.block.blob)
+            self.state_bytes = kept + sum(len(put.blob) for put in puts if put.blob is not None)
+        self.seconds += time.perf_counter() - begun
+        return puts
+
+
 class Served:
     """A version, and its states on a store.
 
@@ -103,12 +161,68 @@ class Served:
         self._empty = recipe.chain.encode(self.backbone.empty(hints=True))
         self.empty = recipe.chain.decode(self._empty)
         """What is kept of a user without events: no hints but those that the recipe needs."""
+        self.direct = recipe.direct(self.backbone, whole_bytes=WHOLE_BYTES)
+        """Reads and grows states as they are stored; None where that is not compiled."""
+        self._store = store
+        self.timed = watch.timed
         self._watch = watch
         self._rebuilds = rebuilds
 
     def history(self, logged: Logged, *, not_before: int = 0) -> History:
         """Logged events as the model sees them (see `history_of`)."""
         return history_of(logged, self.items, not_before=not_before)
+
+    def find(self, user_id: str) -> Found:
+        """What there is of a user, in one read.
+
+        Raises:
+            CorruptStateError: the head of the history is damaged.
+        """
+        keys = [head_key(user_id), *self.states.keys(user_id)]
+        head, entry, block = self.timed("load", self._store.get_many, keys)
+        return Found(head_of(user_id, head), Stored(entry, block))
+
+    def top_k(self, user_id: str, k: int, *, exclude_seen: bool, at: int | None = None) -> Ranking:
+        """The user's best items, from the state as it is stored where that is up to the log.
+
+        Raises:
+            What `current` does.
+        """
+        found, timed = self.find(user_id), self.timed
+        seen = np.zeros(0, np.int64)
+        if exclude_seen and found.head:
+            logged = timed("load", self.log.read, user_id, head=found.head)
+            index = self.items.indices(logged.item_id)
+            seen = index[index >= 0]
+        best = None
+        if self.direct and (stored := found.as_stored):
+            best = timed("compute", self.direct.top_k, *stored, k, exclude=seen, at=at)
+        if best is not None:
+            self._noted_fresh(user_id, found.stored)
+            return best
+        state, top_k = self.current(user_id).state, self.backbone.top_k
+        return timed("compute", top_k, [state], k, exclude=[seen], at=[at])[0]
+
+    def score(self, user_id: str, item_N: Tensor, *, at: int | None = None) -> Tensor:
+        """Scores of candidates, in the same way.
+
+        Raises:
+            What `current` does.
+        """
+        found, timed = self.find(user_id), self.timed
+        score_N = None
+        if self.direct and (stored := found.as_stored):
+            score_N = timed("compute", self.direct.score, *stored, item_N, at=at)
+        if score_N is not None:
+            self._noted_fresh(user_id, found.stored)
+            return score_N
+        state = self.current(user_id).state
+        return timed("compute", self.backbone.score, [state], item_N, at=[at])[0]
+
+    def _noted_fresh(self, user_id: str, stored: Stored) -> None:
+        self._watch.counts["fresh"] += 1
+        if self.states.touch(user_id, stored):
+            self._watch.counts["touched"] += 1
 
     def current(self, user_id: str, *, wait: bool = True) -> Held:
         """The user's state, up to the log; saved if it was not.
@@ -133,10 +247,9 @@ class Served:
         )
 
     def _caught_up(self, user_id: str, wait: bool) -> Held:
-        counts, timed = self._watch.counts, self._watch.timed
-        length = timed("load", self.log.length, user_id)
-        stored = timed("load", self.states.read, user_id)
-        held = None
+        counts, timed = self._watch.counts, self.timed
+        there = self.find(user_id)
+        length, stored, held = there.length, there.stored, None
         try:
             found = timed("decode", self.states.decode, user_id, stored)
         except (StaleStateError, CorruptStateError, FormatVersionError) as error:
@@ -145,9 +258,7 @@ class Served:
             if found is not None and found.state.length <= length:
                 held = found
                 if held.state.length == length:
-                    counts["fresh"] += 1
-                    if self.states.touch(user_id, stored):
-                        counts["touched"] += 1
+                    self._noted_fresh(user_id, stored)
                     return held
                 counts["replayed"] += 1
             elif found is not None:  # the log was erased and begun anew under this state
@@ -161,7 +272,7 @@ class Served:
             with self._rebuilds.turn(
                 length - held.state.length, model=self._place_by_age(), wait=wait
             ):
-                return self._replayed(user_id, held)
+                return self._replayed(user_id, held, there.head)
         except BusyError:
             counts["refused"] += 1
             raise
@@ -171,11 +282,11 @@ class Served:
         known = list(self._settings.recent().versions)
         return known.index(self.version) if self.version in known else len(known)
 
-    def _replayed(self, user_id: str, held: Held) -> Held:
-        timed = self._watch.timed
+    def _replayed(self, user_id: str, held: Held, head: LogHead | None) -> Held:
+        timed = self.timed
         tail = held.state.tensors.get("tail.time")
         newest = int(tail[-1]) if tail is not None and len(tail) else 0
-        logged = timed("load", self.log.read, user_id, held.state.length)
+        logged = timed("load", self.log.read, user_id, held.state.length, head=head)
         if not len(logged.timestamp):  # the user was forgotten a moment ago
             return held
         new = self.history(logged, not_before=newest)

@@ -7,8 +7,8 @@ Every version (model and recipe) has states of its own; a user who is forgotten 
 
 Up to 2,000 bytes a state is one value. A larger one is laid out for appending: a sealed block, and
 a small tail with the slots that came after it. Saving a state that only gained slots writes the
-tail; when that passes 2,000 bytes, the block is sealed anew. Codecs that move older slots (eviction
-at its limit) change the block, so their states are written whole; they are meant to be small.
+tail; when that passes 2,000 bytes and a 32nd of the block, the block is sealed anew. Codecs that
+move older slots (eviction at its limit) change the block, so their states are written whole.
 """
 
 import time
@@ -19,6 +19,8 @@ import numpy as np
 import torch
 
 from gistrec import wire
+from gistrec.backbones import Direct
+from gistrec.dataset import History
 from gistrec.errors import ConflictError, CorruptStateError, StateError, StoreError
 from gistrec.recipe import Recipe
 from gistrec.state import UserState, slot_axis
@@ -30,8 +32,10 @@ from gistrec.wire import check_user_id
 _TAIL_MARK = b"\0"
 """First byte of a tail; a whole state begins with its format version."""
 _CRC_BYTES = 4
-_TAIL_BYTES = 2000
-"""A longer tail is sealed, and a state up to this size is not divided."""
+WHOLE_BYTES = 2000
+"""A state up to this size is not divided, and a tail up to it is not sealed."""
+_TAIL_SHARE = 1 / 32
+"""Nor is a tail up to this part of its block: to seal anew is to write all of it."""
 _ANEW = 4
 """A block that is older than this part of a state's lifetime is sealed anew, so that it never goes
 before its tail does."""
@@ -44,8 +48,8 @@ class _Sealed(NamedTuple):
     crc: bytes
     """The blob's own checksum, by which the tail names it."""
     nbytes: int
-    written_at: float
-    """Unix seconds."""
+    version: int
+    """Of its entry."""
 
 
 class Held(NamedTuple):
@@ -110,17 +114,22 @@ class StateCache:
         self.described = Version(recipe.manifest.model, recipe.manifest.codec)
         """What the store's settings say of this version."""
 
+    def keys(self, user_id: str) -> list[str]:
+        """Of a user's state, or its tail, and of its block."""
+        check_user_id(user_id)
+        return [state_key(self.version, user_id), block_key(self.version, user_id)]
+
     def load(self, user_id: str) -> Held | None:
         """A user's state, or None: `read` and `decode`."""
         return self.decode(user_id, self.read(user_id))
 
     def read(self, user_id: str) -> Stored:
         """What is stored of a user's state, as it is."""
-        return Stored(*self._store.get_many(self._keys(user_id)))
+        return Stored(*self._store.get_many(self.keys(user_id)))
 
     def read_many(self, user_ids: Sequence[str]) -> list[Stored]:
         """What is stored of several users' states."""
-        keys = [key for user_id in user_ids for key in self._keys(user_id)]
+        keys = [key for user_id in user_ids for key in self.keys(user_id)]
         found = self._store.get_many(keys)
         return [Stored(*found[n : n + 2]) for n in range(0, len(found), 2)]
 
@@ -153,9 +162,36 @@ class StateCache:
         state = self.recipe.chain.decode(encoded)
         return Held(state, entry.version, stored.nbytes, encoded, sealed)
 
+    def grown(
+        self, direct: Direct, user_id: str, stored: Stored, length: int, new: History, counted: int
+    ) -> list[Put]:
+        """What is to be written when a stored state, which must cover `length` events, gains some.
+
+        The model knows the `new` ones of `counted`. Nothing: `direct` can't read the state.
+        """
+        entry, block = stored
+        if entry is None:
+            return []
+        key, key_of_block = self.keys(user_id)
+        ttl_s = self.settings.recent().state_ttl_s
+        tail_bytes = 0
+        if block is not None and self._may_stay(block.version, ttl_s):
+            tail_bytes = _longest_tail(len(block.blob))
+        was = entry.blob, block and block.blob, length
+        grown = direct.grow(*was, new, counted=counted, tail_bytes=tail_bytes)
+        if grown is None:
+            return []
+        self.settings.register(self.version, self.described)
+        puts = [Put(key, grown.state, entry.version, ttl_s)]
+        if grown.block is not None:
+            puts.append(Put(key_of_block, grown.block, ttl_s=_longer(ttl_s)))
+        elif block is not None and not grown.is_tail:
+            puts.append(Put(key_of_block, None))
+        return puts
+
     def stored_bytes(self, user_id: str) -> int:
         """What a user's state takes, readable or not; 0 if there is none."""
-        return sum(size.nbytes for size in self._store.sizes(self._keys(user_id)) if size)
+        return sum(size.nbytes for size in self._store.sizes(self.keys(user_id)) if size)
 
     def covered(self, stored: Stored) -> int:
         """How many events a state covers, by its header alone; 0 if it can't be read."""
@@ -243,7 +279,7 @@ class StateCache:
         age_s = time.time() - self._store.written_at(stored.version) if entry else 0.0
         if entry is None or age_s <= settings.touch_s:
             return False
-        keys, ttl_s = self._keys(user_id), settings.state_ttl_s
+        keys, ttl_s = self.keys(user_id), settings.state_ttl_s
         puts = [Put(keys[0], entry.blob, entry.version, ttl_s)]
         puts += [Put(keys[1], block.blob, block.version, _longer(ttl_s))] if block else []
         try:
@@ -281,49 +317,43 @@ class StateCache:
 
     # ---- internals ----
 
-    def _keys(self, user_id: str) -> list[str]:
-        check_user_id(user_id)
-        return [state_key(self.version, user_id), block_key(self.version, user_id)]
-
     def _unpack(self, blob: bytes) -> UserState:
         recipe = self.recipe
         return wire.unpack(blob, recipe.manifest, expand=recipe.chain.expand)
 
     def _sealed(self, encoded: UserState, block: Entry) -> _Sealed:
         blob = block.blob
-        written_at = self._store.written_at(block.version)
-        return _Sealed(encoded, blob[-_CRC_BYTES:], len(blob), written_at)
+        return _Sealed(encoded, blob[-_CRC_BYTES:], len(blob), block.version)
 
-    def _grows(self) -> bool:
-        """Whether all of a state's slot tensors gain slots; a recurrent state changes whole."""
-        shapes = [s.shape for s in self.recipe.manifest.tensors if not s.name.startswith("tail.")]
-        return all(shape and shape[-1 if len(shape) == 1 else -2] in (-1, 0) for shape in shapes)
+    def _may_stay(self, block_version: int, ttl_s: float | None) -> bool:
+        """Whether a sealed block is young enough to get another tail."""
+        if ttl_s is None:
+            return True
+        return time.time() - self._store.written_at(block_version) < ttl_s / _ANEW
 
     def _puts(
         self, user_id: str, encoded: UserState, sealed: _Sealed | None, if_version: int | None
     ) -> tuple[list[Put], bytes]:
         """The writes of a state, its entry's first; and the checksum of the block it stands on."""
-        key, key_of_block = self._keys(user_id)
+        key, key_of_block = self.keys(user_id)
         ttl_s = self.settings.recent().state_ttl_s
-        if sealed is not None and (
-            ttl_s is None or time.time() - sealed.written_at < ttl_s / _ANEW
-        ):
-            tail = self._tail(encoded, sealed.encoded, sealed.crc)
+        if sealed is not None and self._may_stay(sealed.version, ttl_s):
+            tail = self._tail(encoded, sealed.encoded, sealed.crc, sealed.nbytes)
             if tail:
                 return [Put(key, tail, if_version, ttl_s)], sealed.crc
         blob = self.recipe.pack(encoded)
-        if len(blob) > _TAIL_BYTES and self._grows():
+        if len(blob) > WHOLE_BYTES and self.recipe.grows:
             crc = blob[-_CRC_BYTES:]
-            if tail := self._tail(encoded, encoded, crc):
+            if tail := self._tail(encoded, encoded, crc, len(blob)):
                 block = Put(key_of_block, blob, ttl_s=_longer(ttl_s))
                 return [Put(key, tail, if_version, ttl_s), block], crc
         return [Put(key, blob, if_version, ttl_s), Put(key_of_block, None)], b""
 
-    def _tail(self, encoded: UserState, sealed: UserState, crc: bytes) -> bytes:
+    def _tail(self, encoded: UserState, sealed: UserState, crc: bytes, sealed_bytes: int) -> bytes:
         """The bytes of a tail; none if the sealed block does not hold or the tail is long."""
         part = _after(encoded, sealed)
         blob = b"" if part is None else _TAIL_MARK + crc + self.recipe.pack(part)
-        return blob if len(blob) <= _TAIL_BYTES else b""
+        return blob if len(blob) <= _longest_tail(sealed_bytes) else b""
 
     def _written(self, puts: list[Put]) -> bool:
         try:
@@ -331,6 +361,10 @@ class StateCache:
         except ConflictError:
             return False
         return True
+
+
+def _longest_tail(block_bytes: int) -> int:
+    return max(WHOLE_BYTES, int(block_bytes * _TAIL_SHARE))
 
 
 def _longer(ttl_s: float | None) -> float | None:

@@ -166,7 +166,7 @@ def test_unexpected_errors_of_one_user_are_told_as_such(
     def fail(*_, **__):
         raise RuntimeError(secret)
 
-    monkeypatch.setattr(real.log, "append", fail)
+    monkeypatch.setattr(real.log, "append_beside", fail)
     users = [{"user_id": "u1", "events": [{"item_id": 1}]}]
     answer = serving(real).post("/v1/batch/events", {"users": users})
     assert answer["users"][0]["error"]["type"] == "InternalError"

@@ -6,7 +6,7 @@ K head width. One file per architecture; a file's name is its spec name. Subclas
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from gistrec import metrics, registry
 from gistrec.dataset import History, Ints
 from gistrec.errors import ConfigError
+from gistrec.kernels.packed import Coded, Grown
+from gistrec.manifest import Manifest
 from gistrec.registry import Spec
 from gistrec.state import UserState
 
@@ -26,6 +28,78 @@ class Ranking(NamedTuple):
 
     item_index: Ints
     score: NDArray[np.float32]
+
+
+class Layout(NamedTuple):
+    """How a recipe stores states."""
+
+    manifest: Manifest
+    """What all states have in common."""
+    coded: Callable[[str], Coded | None]
+    """How a tensor's rows are coded; None: in a way that only its codec reads."""
+    stays: tuple[int, int] | None
+    """Which slots stay, as `Codec.stays` says."""
+    grows: bool
+    """Whether a state may be divided into a block and a tail."""
+    whole_bytes: int
+    """A state up to that size is not."""
+
+
+class Direct(ABC):
+    """States of one manifest as the store holds them: asked and grown without being decoded.
+
+    Every method returns None where a state must be read the long way: it is damaged, of another
+    manifest, does not cover `length` events, holds no event that the model knows, or codes what
+    the compiled form refuses. What is found and written is what the long way finds and writes.
+    A state comes as its bytes, whole or a tail, and the block that a tail stands on.
+    """
+
+    @abstractmethod
+    def top_k(
+        self,
+        state: bytes,
+        block: bytes | None,
+        length: int,
+        k: int,
+        *,
+        exclude: Ints,
+        at: int | None = None,
+    ) -> Ranking | None:
+        """The k best items of the catalogue but those to exclude, as `Backbone.top_k`."""
+
+    @abstractmethod
+    def score(
+        self,
+        state: bytes,
+        block: bytes | None,
+        length: int,
+        item_index: Tensor,
+        *,
+        at: int | None = None,
+    ) -> Tensor | None:
+        """Scores of candidates, (N,), as `Backbone.score`."""
+
+    @abstractmethod
+    def grow(
+        self,
+        state: bytes,
+        block: bytes | None,
+        length: int,
+        events: History,
+        *,
+        counted: int,
+        tail_bytes: int,
+    ) -> Grown | None:
+        """The state after new events.
+
+        Args:
+            state: As stored.
+            block: As stored.
+            length: Events that it must cover.
+            events: New ones that the model knows, in the order of the log.
+            counted: How many there are, those that it does not know included.
+            tail_bytes: A longer tail is sealed; 0: the block may not stay.
+        """
 
 
 class Backbone(nn.Module, ABC):
@@ -149,6 +223,10 @@ class Backbone(nn.Module, ABC):
     def prefill(self, histories: Sequence[History], *, hints: bool = False) -> list[UserState]:
         """The states of whole histories, with hints for codecs or without."""
         return self.append([self.empty(hints=hints)] * len(histories), histories)
+
+    def direct(self, layout: Layout) -> Direct | None:
+        """States as bytes; None where that is not compiled. Weights must not change any more."""
+        return None
 
     @abstractmethod
     def state_bytes(self, num_events: int) -> int:

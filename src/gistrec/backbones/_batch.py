@@ -13,22 +13,23 @@ from torch import Tensor
 from gistrec.memories import Held, slot_axis
 from gistrec.state import UserState, positions
 
+CHUNK = 256
+"""Events absorbed at once by an append: bounds the S x T attention matrix."""
 _CELLS = 24_000_000
 """Attention cells (B * H * S * T) computed at once by an append or score."""
 
 
-def groups(users: Sequence[int], slots: Sequence[int], chunk: int, rows: int) -> list[list[int]]:
+def groups(users: Sequence[int], slots: Sequence[int], rows: int) -> list[list[int]]:
     """Users in batches whose attention matrices fit.
 
     Args:
         users: Already sorted by their slots.
         slots: Of all users, by number.
-        chunk: Most events that are absorbed at once.
         rows: Rows of attention that an event has: heads, and those of registers.
     """
     found: list[list[int]] = []
     for n in users:
-        cells = (slots[n] + 1) * min(slots[n] + 1, chunk) * rows
+        cells = (slots[n] + 1) * min(slots[n] + 1, CHUNK) * rows
         if found and (len(found[-1]) + 1) * cells <= _CELLS and len(found[-1]) < 512:
             found[-1].append(n)
         else:

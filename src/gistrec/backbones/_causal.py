@@ -16,10 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gistrec.backbones import Backbone, Ranking
+from gistrec.backbones import Backbone, Direct, Layout, Ranking
 from gistrec.backbones._absorbed import HINTS, Ran, grow
-from gistrec.backbones._batch import groups, joined, joined_batch, next_position, pad
+from gistrec.backbones._batch import CHUNK, groups, joined, joined_batch, next_position, pad
 from gistrec.backbones._blocks import ItemHead, RelativeBias
+from gistrec.backbones._direct import direct
 from gistrec.backbones._fused import Fused
 from gistrec.backbones._layer import Layer, Step
 from gistrec.backbones._scores import Asked, best, scores
@@ -27,9 +28,6 @@ from gistrec.dataset import Batch, History, Ints
 from gistrec.kernels.dropout import Dropout
 from gistrec.memories import Held
 from gistrec.state import UserState, positions
-
-_CHUNK = 256
-"""Events absorbed at once by an append: bounds the S x T attention matrix."""
 
 
 class Causal(Backbone):
@@ -100,14 +98,12 @@ class Causal(Backbone):
         penalty = x_BSD.new_zeros(())
         for layer, held in zip(self._layers(), after, strict=True):
             penalty = penalty + layer.penalty(held, mask_BS)
-        total: Tensor = penalty + self.head.loss(x_BSD, batch, at_BS, rng)
-        return total
+        return penalty + self.head.loss(x_BSD, batch, at_BS, rng)
 
     @torch.no_grad()
     def empty(self, *, hints: bool = False) -> UserState:
         """No slots and an empty tail."""
-        if self.training:
-            self.eval()
+        self.eval()
         nothing = torch.zeros(0, dtype=torch.int64)
         tensors: dict[str, Tensor] = dict.fromkeys(self.keeps, nothing)
         for number, layer in enumerate(self._layers()):
@@ -132,11 +128,11 @@ class Causal(Backbone):
         todo = [n for n, e in enumerate(events) if len(e)]
         todo.sort(key=lambda n: states[n].num_slots + len(events[n]))
         after = [s.num_slots + len(e) for s, e in zip(states, events, strict=True)]
-        for group in groups(todo, after, _CHUNK, self._rows):
+        for group in groups(todo, after, self._rows):
             longest = max(len(events[n]) for n in group)
-            for start in range(0, longest, _CHUNK):
+            for start in range(0, longest, CHUNK):
                 part = [n for n in group if len(events[n]) > start]
-                chunks = [events[n][start : start + _CHUNK] for n in part]
+                chunks = [events[n][start : start + CHUNK] for n in part]
                 for n, state in zip(
                     part, self._absorb([out[n] for n in part], chunks), strict=True
                 ):
@@ -159,9 +155,8 @@ class Causal(Backbone):
             count = len(item_index)
         else:
             count = self.num_items
-        prior = self.head.prior.cpu()
-        prior = prior if item_index is None else prior[item_index]
-        out = prior.expand(len(states), count).clone()
+        prior = self.head.prior if item_index is None else self.head.prior[item_index]
+        out = prior.cpu().expand(len(states), count).clone()
         for group, asked in self._asking(states, at):
             out[group] = scores(self.head, asked, item_index)
         return out if item_index is None else out[:, place_N]
@@ -204,6 +199,11 @@ class Causal(Backbone):
         for group, asked in self.eval()._asking(states, at):
             out[group] = self.head.direction(asked.h_BD).cpu()
         return out
+
+    def direct(self, layout: Layout) -> Direct | None:
+        """Where all layers have a compiled form."""
+        stack = None if self.drops else self.eval()._fused.stack()
+        return direct(stack, self.head, layout, request_time=self.request_time)
 
     def state_bytes(self, num_events: int) -> int:
         """Bytes of the uncompressed state after `num_events` events."""
@@ -369,7 +369,7 @@ class Causal(Backbone):
         """Users with events, in batches, and what they ask of the head."""
         todo = [n for n, s in enumerate(states) if len(s.tensors["tail.item"])]
         todo.sort(key=lambda n: states[n].num_slots)
-        for group in groups(todo, [s.num_slots for s in states], _CHUNK, self._rows):
+        for group in groups(todo, [s.num_slots for s in states], self._rows):
             times = [None if at is None else at[n] for n in group]
             yield group, self._asked([states[n] for n in group], times)
 

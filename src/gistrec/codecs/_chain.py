@@ -13,6 +13,7 @@ from torch import Tensor
 
 from gistrec.codecs._codec import PRECISION, SLOTS, ByteCodec, Codec, Measure
 from gistrec.errors import CodecError
+from gistrec.kernels.packed import Coded
 from gistrec.state import UserState, positions, slot_axis
 
 _SLOTS_AT_ONCE = 4096
@@ -144,6 +145,18 @@ class Chain(Codec):
             if codec.stage == SLOTS:
                 state = codec.decode(state)
         return state
+
+    def coded(self, name: str, rows: Coded) -> Coded | None:
+        """By all of its codecs."""
+        found: Coded | None = rows
+        for codec in self.codecs:
+            found = found and codec.coded(name, found)
+        return found
+
+    def stays(self) -> tuple[int, int] | None:
+        """Of the one codec that chooses slots; all slots stay if there is none."""
+        chosen = [codec.stays() for codec in self.codecs if codec.stage == SLOTS]
+        return (0, -1) if not chosen else chosen[0] if len(chosen) == 1 else None
 
     def compress(self, data: bytes) -> bytes:
         """The byte codecs on a packed state."""

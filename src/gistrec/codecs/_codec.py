@@ -12,6 +12,7 @@ from torch import Tensor
 
 from gistrec import registry
 from gistrec.errors import BudgetError, CodecError
+from gistrec.kernels.packed import Coded
 from gistrec.registry import Spec
 from gistrec.state import UserState
 
@@ -88,6 +89,26 @@ class Codec(_Component):
     @abstractmethod
     def decode(self, state: UserState) -> UserState:
         """The state that a backbone can read, from what `encode` made; evicted slots stay away."""
+
+    def coded(self, name: str, rows: Coded) -> Coded | None:
+        """How a tensor's rows are coded by this codec, for `gistrec.kernels.packed`.
+
+        Args:
+            name: The tensor.
+            rows: How the codecs before this one code it.
+
+        Returns:
+            None: in a way that is read by `decode` alone.
+        """
+        return None
+
+    def stays(self) -> tuple[int, int] | None:
+        """Which slots stay, of a codec that chooses them by their places alone; None: it does not.
+
+        Returns:
+            How many of the oldest, and how many in all: the others are the newest. -1: all stay.
+        """
+        return None
 
     def require(self, state: UserState) -> None:
         """Check that the state holds what the codec `needs`.

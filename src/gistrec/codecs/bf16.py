@@ -15,6 +15,7 @@ from torch import Tensor
 
 from gistrec.codecs import Quantize
 from gistrec.codecs._bits import to_bf16
+from gistrec.kernels.packed import Coded
 
 
 @dataclass(frozen=True)
@@ -30,3 +31,7 @@ class BF16(Quantize):
     def dequantize(self, name: str, parts: Mapping[str, Tensor]) -> Tensor:
         """The tensor in fp32."""
         return parts["bf16"].float()
+
+    def coded(self, name: str, rows: Coded) -> Coded | None:
+        """Read as they are."""
+        return Coded("bf16", (f"{name}.bf16",)) if rows.kind == "plain" else None

@@ -30,6 +30,7 @@ from gistrec.codecs import Quantize
 from gistrec.codecs._affine import affine, grouped, restored
 from gistrec.codecs._bits import pack, unpack
 from gistrec.errors import CodecError
+from gistrec.kernels.packed import Coded
 
 
 @dataclass(frozen=True)
@@ -66,3 +67,8 @@ class Int4(Quantize):
         """(Codes + zero) times scale, fp32."""
         codes = torch.cat([unpack(parts["pairs"], 4), parts["odd"]], dim=-1)
         return restored(codes, parts, self.group)
+
+    def coded(self, name: str, rows: Coded) -> Coded | None:
+        """All parts."""
+        parts = tuple(f"{name}.{part}" for part in self.parts)
+        return Coded("int4", parts, group=self.group) if rows.kind == "plain" else None

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from gistrec.codecs import Quantize
 from gistrec.codecs._bits import LARGEST_SCALE, SMALLEST_SCALE
+from gistrec.kernels.packed import Coded
 
 
 @dataclass(frozen=True)
@@ -39,3 +40,8 @@ class Int8(Quantize):
     def dequantize(self, name: str, parts: Mapping[str, Tensor]) -> Tensor:
         """Numbers times scales, fp32."""
         return parts["q"].float() * parts["scale"].float()
+
+    def coded(self, name: str, rows: Coded) -> Coded | None:
+        """Numbers and scales."""
+        parts = f"{name}.q", f"{name}.scale"
+        return Coded("int8", parts) if rows.kind == "plain" else None

@@ -31,6 +31,7 @@ from gistrec.codecs import row_shape, rows_of
 from gistrec.codecs._bits import step_of
 from gistrec.codecs._items import ItemMeans, item_means
 from gistrec.errors import CodecError
+from gistrec.kernels.packed import Coded
 from gistrec.state import UserState
 
 LARGEST = 2**15 - 1
@@ -81,3 +82,11 @@ class ItemTable(ItemMeans):
             if kind == "means":
                 out[name] = self.means(name, state).float() * self.table(f"{name}.step")
         return state.replace(out)
+
+    def coded(self, name: str, rows: Coded) -> Coded | None:
+        """The table alone; rows that it does not make are as they are."""
+        if f"{name}.means" not in self.tables:
+            return rows
+        means_VW = self.table(f"{name}.means").flatten(1).contiguous()
+        step = float(self.table(f"{name}.step"))
+        return Coded("items", means_VW=means_VW, step=step) if rows.kind == "plain" else None

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from gistrec.codecs import Evict
+from gistrec.kernels.packed import Coded
 from gistrec.state import UserState
 
 
@@ -40,3 +41,11 @@ class Recent(Evict):
             return state.select(torch.arange(slots))
         newest_M = torch.arange(slots - self.keep + self.sink, slots)
         return state.select(torch.cat([torch.arange(self.sink), newest_M]))
+
+    def coded(self, name: str, rows: Coded) -> Coded:
+        """As they are."""
+        return rows
+
+    def stays(self) -> tuple[int, int]:
+        """The sinks and the newest."""
+        return self.sink, self.keep

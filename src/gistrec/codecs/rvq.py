@@ -32,6 +32,7 @@ from gistrec.codecs._bits import step_of
 from gistrec.codecs._kmeans import SMALLEST_STEP, centroids, in_steps
 from gistrec.errors import CodecError
 from gistrec.kernels.nearest import Codebook, Codes, Floats
+from gistrec.kernels.packed import Coded
 
 # in steps
 LARGEST_SAMPLE = 2**13
@@ -135,3 +136,13 @@ class RVQ(Learned):
             rows_MW += books.words32_LCW[level].take(codes_ML[:, level], axis=0)
         rows_MW *= np.float32(books.step)
         return from_rows(torch.from_numpy(rows_MW), books.shape)
+
+    def coded(self, name: str, rows: Coded) -> Coded | None:
+        """Codes and codebooks; rows that stand in no codebook are as they are."""
+        if rows.kind != "plain":
+            return rows if rows.kind == "items" else None
+        books = self._books_of(name)
+        columns = [book.columns for book in books.levels]
+        parts = [words_WC for words_WC, _ in columns] + [bias_C for _, bias_C in columns]
+        joined = np.concatenate([part.ravel() for part in parts])
+        return Coded("codes", (f"{name}.codes",), books.words32_LCW, joined, step=books.step)

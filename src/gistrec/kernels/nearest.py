@@ -15,7 +15,8 @@ Codes = NDArray[np.int64]
 
 _BLOCK = 1024
 """Rows compared with a codebook at a time: bounds the memory, and stays in the cache."""
-_LANES = 8
+LANES = 8
+"""Codewords compared at once; `Codebook.columns` is filled up to a multiple."""
 
 
 class Codebook:
@@ -36,7 +37,7 @@ class Codebook:
             from gistrec._native import nearest
 
             rows_MW = np.ascontiguousarray(rows_MW)
-            words_WC, bias_C = self._columns
+            words_WC, bias_C = self.columns
             arrays = (rows_MW, words_WC, bias_C, codes_M)
             shape = (len(rows_MW), words_WC.shape[1], words_WC.shape[0])
             nearest([a.ctypes.data for a in arrays], shape)
@@ -49,8 +50,8 @@ class Codebook:
         return codes_M
 
     @cached_property
-    def _columns(self) -> tuple[Floats, Floats]:
+    def columns(self) -> tuple[Floats, Floats]:
         """Codewords as columns, (W, C), filled up with some that are infinitely far."""
-        missing = -len(self.words_CW) % _LANES
+        missing = -len(self.words_CW) % LANES
         words_WC = np.ascontiguousarray(np.pad(self.words_CW, ((0, missing), (0, 0))).T)
         return words_WC, np.pad(self._half_norm_C, (0, missing), constant_values=np.inf)

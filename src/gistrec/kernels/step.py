@@ -117,10 +117,11 @@ class Stack:
         self.near = position_bucket[:_FAR].flip(0).to(torch.uint8).contiguous()
         self.least_time = least_time.long().contiguous()
         given = (self.weights, self.item_VD, self.near, self.least_time, self.groups)
-        self._address = [t.data_ptr() for t in given]
+        address = [t.data_ptr() for t in given]
         pointwise = int(layers[0].kind == "silu")
-        self._shape = (len(layers), num_heads, width, pointwise, len(self.least_time))
-        self._scale, self._count = scale, layers[0].count
+        shape = (len(layers), num_heads, width, pointwise, len(self.least_time))
+        self.numbers = address, shape, scale, layers[0].count
+        """What kernels are told of it."""
         self._kept = [(int(g), self.head_dim) for g in self.groups for _ in "kv"]
 
     def run(
@@ -164,5 +165,5 @@ class Stack:
                 for r, (groups, width) in zip(rows, self._kept, strict=True)
             ]
             out.append(Stepped(out_D, shaped, received))
-        step(self._address, self._shape, self._scale, self._count, numbers)
+        step(*self.numbers, numbers)
         return out
