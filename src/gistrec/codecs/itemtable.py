@@ -87,6 +87,8 @@ class ItemTable(ItemMeans):
         """The table alone; rows that it does not make are as they are."""
         if f"{name}.means" not in self.tables:
             return rows
+        if f"{name}.ids" in self.tables:
+            return None
         means_VW = self.table(f"{name}.means").flatten(1).contiguous()
         step = float(self.table(f"{name}.step"))
         return Coded("items", means_VW=means_VW, step=step) if rows.kind == "plain" else None
