@@ -8,9 +8,14 @@ Needs no gistrec. The settings are the package's own but for width, epochs and l
 import sys
 import time
 from importlib.metadata import version
+from types import ModuleType
 
 import numpy as np
 import torch
+
+# on import it would ask the network for its newest version, with a package that it does not require
+sys.modules["requests"] = ModuleType("requests")
+
 from deepctr_torch.inputs import SparseFeat, VarLenSparseFeat, get_feature_names
 from deepctr_torch.models import DIN
 
