@@ -53,7 +53,7 @@ soak: $(VENV)/.dev  ## 30 minutes of mixed requests, and what memory does (needs
 workers: $(VENV)/.dev  ## what worker processes of a server take of memory, and share of it
 	$(BIN)/python benchmarks/workers_memory.py
 
-scan: $(VENV)/.demo  ## how fast the best of a million items are found (needs an idle machine)
+scan: $(VENV)/.demo  ## how fast the best of a million items are found, exactly and by indexes (needs an idle machine)
 	$(BIN)/python benchmarks/catalogue_scan.py
 
 floors: $(VENV)/.demo  ## what share of the memory's and the arithmetic's speed each kernel reaches (needs a C++ compiler and an idle machine)
@@ -74,6 +74,14 @@ native-check: $(VENV)/.dev  ## the tests of kernels, with the compiled core watc
 		-C "cmake.define.CMAKE_CXX_FLAGS=-g1 -fsanitize=address,undefined -fno-sanitize-recover=undefined"
 	LD_PRELOAD="$$(cc -print-file-name=libasan.so) $$(cc -print-file-name=libubsan.so)" ASAN_OPTIONS=detect_leaks=0 \
 		$(BIN)/python tests/sanitized.py build/sanitized/gistrec/_native.*.so -q --timeout 1200 tests/kernels
+
+cross: $(VENV)/.dev  ## compile the native core for AArch64, without running it (needs g++-aarch64-linux-gnu)
+	$(BIN)/pip install --quiet --target build/cross-tools cmake ninja nanobind
+	export PYTHONPATH=build/cross-tools && build/cross-tools/bin/cmake -S native -B build/cross -G Ninja \
+		-DCMAKE_MAKE_PROGRAM=$(CURDIR)/build/cross-tools/bin/ninja -DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=aarch64 \
+		-DCMAKE_CXX_COMPILER=aarch64-linux-gnu-g++ -DPython_EXECUTABLE=$(CURDIR)/$(BIN)/python \
+		-DPython_INCLUDE_DIR=$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("include"))') \
+		&& build/cross-tools/bin/cmake --build build/cross
 
 bench-smoke: $(VENV)/.demo  ## a benchmark of seconds, to see that it runs; its numbers mean nothing
 	$(BIN)/gistrec bench --data "synthetic(users=100, length=100, items=500)" --backbone "hstu()" \
@@ -106,4 +114,4 @@ $(VENV)/.demo $(VENV)/.dev: $(VENV)/.%: pyproject.toml $(wildcard native/*)
 	@$(BIN)/python -m pip install --quiet --editable '.[$*]'
 	@touch $@ $(if $(filter dev,$*),$(VENV)/.demo)
 
-.PHONY: check test slow browser screenshots demo accuracy rescale long scan peers ranking chaos fuzz load soak bench-smoke native-check requests docs fix golden clean help planted floors workers
+.PHONY: check test slow browser screenshots demo accuracy rescale long scan peers ranking chaos fuzz load soak bench-smoke native-check requests docs fix golden clean help planted floors workers cross
