@@ -49,7 +49,8 @@ class States {
   public:
     States(std::array<std::uintptr_t, 5> a, std::array<long, 5> shape, double scale, double count,
            std::array<int64_t, 8> numbers, const std::vector<std::array<long, 9>>& specs,
-           const std::vector<std::array<std::uintptr_t, 9>>& codings, const std::vector<float>& steps,
+           const std::vector<std::array<std::uintptr_t, 11>>& codings,
+           const std::vector<float>& steps,
            std::vector<long> places)
         : stack_{at<const float>(a[0]),   at<const float>(a[1]), at<const uint8_t>(a[2]),
                  at<const int64_t>(a[3]), at<const int64_t>(a[4]), shape[0], shape[1], shape[2],
@@ -64,7 +65,8 @@ class States {
             const auto& c = codings[n];
             layout_.codings.push_back({long(c[0]), at<const float>(c[1]), at<const double>(c[2]),
                                        at<const int16_t>(c[3]), long(c[4]), long(c[5]), long(c[6]),
-                                       long(c[7]), long(c[8]), steps[n]});
+                                       long(c[7]), long(c[8]), steps[n], at<const int32_t>(c[9]),
+                                       long(c[10])});
         }
         layout_.places = std::move(places);
     }
@@ -115,7 +117,7 @@ void bind_packed(nb::module_& m) {
     nb::class_<States>(m, "States")
         .def(nb::init<std::array<std::uintptr_t, 5>, std::array<long, 5>, double, double,
                       std::array<int64_t, 8>, const std::vector<std::array<long, 9>>&,
-                      const std::vector<std::array<std::uintptr_t, 9>>&, const std::vector<float>&,
+                      const std::vector<std::array<std::uintptr_t, 11>>&, const std::vector<float>&,
                       std::vector<long>>())
         .def("newest", &States::newest, nb::arg(), nb::arg().none(), nb::arg(), nb::arg().none(),
              nb::arg(), nb::arg())

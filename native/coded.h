@@ -25,6 +25,8 @@ struct RowCoding {
     const int16_t* means;   // items: (V, W), whole steps
     long levels, codes, padded, items, group;
     float step;
+    const int32_t* rows;    // of ids 0 ... ids - 1: their rows of `means`; null: ids are rows
+    long ids;
 };
 
 // Where its parts stand; distances in bytes.

@@ -110,9 +110,11 @@ __attribute__((noinline)) const float* read_rows(const Rows& r, long g, long at,
         default: {
             const long all = r.head[0];
             for (long n = 0; n < count; ++n) {
-                const uint64_t item = uint64_t(r.number[at + n]);
-                const uint64_t last = uint64_t(coding.items - 1);
-                const int16_t* mean = coding.means + long(std::min(item, last)) * all + g * width;
+                const uint64_t item = uint64_t(r.number[at + n]), last = uint64_t(coding.items - 1);
+                uint64_t place = std::min(item, last);  // the last one is that of unknown items
+                if (coding.rows)
+                    place = item < uint64_t(coding.ids) ? uint64_t(coding.rows[item]) : last;
+                const int16_t* mean = coding.means + long(place) * all + g * width;
                 for (long c = 0; c < width; ++c) room[n * width + c] = float(mean[c]) * coding.step;
             }
             return room;

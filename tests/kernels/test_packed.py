@@ -138,6 +138,21 @@ def same(found, wanted, recipe) -> None:
         assert far.float().mean() < 0.1, name  # a code on the edge may fall to the other side
 
 
+def test_an_item_table_of_some_ids():
+    net, _, _ = made("hstu()", "itemtable()")
+    samples = [random_history(n, seed=1) for n in (1, 2, 40)]
+    few = [History(s.item_index % 2 * 27 + 1, s.timestamp) for s in samples]
+    states = [net.empty(hints=True), *net.prefill(few, hints=True)]
+    recipe = Recipe.fit("itemtable()", states, model=net.fingerprint())
+    assert any(name.endswith(".ids") for name in recipe.chain.all_tables())
+    direct = recipe.direct(net, whole_bytes=WHOLE_BYTES)
+    (state,) = net.prefill([random_history(80)], hints=True)
+    none = np.zeros(0, np.int64)
+    found = direct.top_k(recipe.to_bytes(state), None, 80, 9, exclude=none)
+    (wanted,) = net.top_k([recipe.round_trip(state)], 9)
+    np.testing.assert_allclose(found.score, wanted.score, atol=2e-4, rtol=2e-4)
+
+
 @pytest.mark.parametrize("chain", ["int4()", "itemtable()", "rvq()"])
 def test_what_is_not_such_a_state_is_refused(chain):
     net, recipe, direct = made("hstu()", chain)

@@ -23,8 +23,11 @@ with an error of at most 2^-15 of the largest mean (bf16 would err by up to 2^-8
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from gistrec.codecs import row_shape, rows_of
@@ -87,8 +90,22 @@ class ItemTable(ItemMeans):
         """The table alone; rows that it does not make are as they are."""
         if f"{name}.means" not in self.tables:
             return rows
-        if f"{name}.ids" in self.tables:
+        if rows.kind != "plain":
             return None
         means_VW = self.table(f"{name}.means").flatten(1).contiguous()
-        step = float(self.table(f"{name}.step"))
-        return Coded("items", means_VW=means_VW, step=step) if rows.kind == "plain" else None
+        step, row_of = float(self.table(f"{name}.step")), None
+        if (id_V := self.tables.get(f"{name}.ids")) is not None:
+            row_of = self._row_of.setdefault(id_V.numpy().tobytes(), _inverse(id_V))
+        return Coded("items", means_VW=means_VW, row_of=row_of, step=step)
+
+    @cached_property
+    def _row_of(self) -> dict[bytes, NDArray[np.int32]]:
+        """By ids of a table; tensors have mostly the same, of which one copy is kept."""
+        return {}
+
+
+def _inverse(id_V: Tensor) -> NDArray[np.int32]:
+    """The place of every id from 0 on, that behind all where there is none."""
+    out = np.full(int(id_V[-1]) + 1, len(id_V), np.int32)
+    out[id_V.numpy()] = np.arange(len(id_V), dtype=np.int32)
+    return out

@@ -39,6 +39,8 @@ class Coded(NamedTuple):
     """The same, each with codewords as columns, then what is taken off products: see `Codebook`."""
     means_VW: Tensor | None = None
     """Items' rows (int16), in whole steps."""
+    row_of: NDArray[np.int32] | None = None
+    """Of ids from 0 on: their rows of `means_VW`; None: ids are rows. Unknown ids have the last."""
     step: float = 1.0
     group: int = 1
     """Numbers of a row that share a scale."""
@@ -51,7 +53,11 @@ class Coded(NamedTuple):
         addresses.append(0 if means is None else means.data_ptr())
         items = 1 if means is None else len(means)
         padded = -(-codes // LANES) * LANES
-        return [_KINDS.index(self.kind), *addresses, levels, codes, padded, items, self.group]
+        told = [_KINDS.index(self.kind), *addresses, levels, codes, padded, items, self.group]
+        return [
+            *told,
+            *((0, 0) if self.row_of is None else (self.row_of.ctypes.data, len(self.row_of))),
+        ]
 
 
 class Stored(NamedTuple):
