@@ -50,6 +50,9 @@ load: $(VENV)/.dev  ## requests a second and their times on one core, lmdb and V
 soak: $(VENV)/.dev  ## 30 minutes of mixed requests, and what memory does (needs wrk)
 	$(BIN)/python benchmarks/load.py --soak 1800 lmdb
 
+training: $(VENV)/.demo  ## events a second of a training, beside RecTools
+	$(BIN)/python benchmarks/training.py
+
 workers: $(VENV)/.dev  ## what worker processes of a server take of memory, and share of it
 	$(BIN)/python benchmarks/workers_memory.py
 
@@ -114,4 +117,4 @@ $(VENV)/.demo $(VENV)/.dev: $(VENV)/.%: pyproject.toml $(wildcard native/*)
 	@$(BIN)/python -m pip install --quiet --editable '.[$*]'
 	@touch $@ $(if $(filter dev,$*),$(VENV)/.demo)
 
-.PHONY: check test slow browser screenshots demo accuracy rescale long scan peers ranking chaos fuzz load soak bench-smoke native-check requests docs fix golden clean help planted floors workers cross
+.PHONY: check test slow browser screenshots demo accuracy rescale long scan peers ranking chaos fuzz load soak bench-smoke native-check requests docs fix golden clean help planted floors workers cross training
