@@ -98,6 +98,11 @@ def test_every_block_has_a_language(page):
     assert {b.language for b in blocks(page)} <= {*RUN, *SHOWN}
 
 
+def test_what_is_run_installs_nothing():
+    run = [p for p in PAGES for b in blocks(p) if not b.why_not and "pip install" in b.text]
+    assert run == []
+
+
 @pytest.mark.parametrize("line", commands())
 def test_a_command_exists(line, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
