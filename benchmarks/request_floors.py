@@ -158,12 +158,12 @@ def requests(
             torch.tensor([7]),
             one,
             one,
-            s.num_slots,
+            len(histories[0]) - 1,
             [s.tensors[f"{name}.{layer}"] for layer in layers for name in "kv"],
             s.tensors.get("time"),
-            None,
+            s.tensors.get("pos"),
         )
-        for s in states
+        for s in map(recommender.recipe.round_trip, states)
     ]
 
     def observe(user: int) -> None:
