@@ -86,6 +86,10 @@ cross: $(VENV)/.dev  ## compile the native core for AArch64, without running it 
 		-DPython_INCLUDE_DIR=$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("include"))') \
 		&& build/cross-tools/bin/cmake --build build/cross
 
+dist: $(VENV)/.dev  ## the sdist and a wheel of it in dist/, tried in clean environments: with and without a compiler, each extra alone
+	$(BIN)/python tests/dist.py dist
+.PHONY: dist
+
 bench-smoke: $(VENV)/.demo  ## a benchmark of seconds, to see that it runs; its numbers mean nothing
 	$(BIN)/gistrec bench --data "synthetic(users=100, length=100, items=500)" --backbone "hstu()" \
 		--epochs 1 --codec "recent(keep=16) | int8()" --codec "rvq()" --online --out runs/smoke/results.jsonl

@@ -17,10 +17,12 @@ import pkgutil
 import warnings
 from collections.abc import Iterable
 from functools import cache
-from importlib.metadata import entry_points
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from gistrec.errors import ConfigError
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 Family = Literal["events", "impressions", "memories", "backbones", "codecs", "stores"]
 FAMILIES: tuple[Family, ...] = (
@@ -96,11 +98,18 @@ def parse_spec(text: str) -> list[Spec]:
     return parts
 
 
+def _declared(family: Family) -> "Iterable[EntryPoint]":
+    """By packages."""
+    from importlib.metadata import entry_points  # which help does not need
+
+    return entry_points(group=f"gistrec.{family}")
+
+
 def names(family: Family) -> list[str]:
     """All component names of a family, sorted; imports nothing of them."""
     package = importlib.import_module(f"gistrec.{family}")
     found = [m.name for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_")]
-    found += [point.name for point in entry_points(group=f"gistrec.{family}")]
+    found += [point.name for point in _declared(family)]
     return sorted(found)
 
 
@@ -131,7 +140,7 @@ def find(family: Family, name: str) -> type[Any]:
     package = importlib.import_module(f"gistrec.{family}")
     bases: tuple[type, ...] = package.COMPONENT_BASES
     name = name.lower()  # so that a dataclass's repr, `Recent(keep=4)`, is a spec too
-    points = [p for p in entry_points(group=f"gistrec.{family}") if p.name == name]
+    points = [point for point in _declared(family) if point.name == name]
     builtin = [m.name for m in pkgutil.iter_modules(package.__path__)]
     if points and (name in builtin or len(points) > 1):
         raise ConfigError(f"two components are called {name!r} in {family}: remove one package")

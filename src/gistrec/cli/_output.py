@@ -4,24 +4,14 @@ import contextlib
 import dataclasses
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
-import rich.box
-import rich.table
 from cyclopts import Parameter
-from rich.console import Console, RenderableType
-from rich.progress import (
-    BarColumn,
-    Progress,
-    ProgressColumn,
-    SpinnerColumn,
-    Task,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-from rich.text import Text
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+    from rich.table import Table as Drawn
 
 
 def _shown(default: object) -> str | None:
@@ -31,6 +21,8 @@ def _shown(default: object) -> str | None:
 
 PARAMETER = Parameter(negative=(), show_default=_shown)
 """How every option behaves unless it says otherwise."""
+MARKDOWN: dict[str, Any] = {"help_format": "markdown"}
+"""How the help of a verb is written."""
 
 
 @Parameter(name="*")
@@ -55,6 +47,8 @@ class Output:
             sys.stdout.write(text.rstrip("\n") + "\n")
             sys.stdout.flush()
             return
+        from rich.console import Console
+
         console = Console(highlight=False, markup=False, emoji=False)
         for number, part in enumerate(parts):
             if number:
@@ -76,57 +70,25 @@ class Work(Output):
         if not (self.json or self.quiet):
             sys.stderr.write(text + "\n")
 
-    def progress(self, unit: str, *columns: ProgressColumn | str) -> Progress:
+    def progress(self, unit: str, *columns: str) -> "Progress":
         """A bar with what is done of the total, how fast it goes and how long it still takes.
 
         Args:
             unit: What is counted: "users". "" for a share of 1.
-            columns: Of the verb's own.
+            columns: Of the verb's own: "{task.fields[best]}".
         """
-        return self._progress(
-            BarColumn(),
-            _Count(unit),
-            *columns,
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-        )
+        from gistrec.cli._progress import counting
+
+        return counting(unit, columns, hidden=self.json or self.quiet)
 
     @contextlib.contextmanager
     def waiting(self, text: str) -> Iterator[None]:
         """Says what is done and for how long already, where nobody knows how long it takes."""
-        with self._progress(SpinnerColumn(), TimeElapsedColumn()) as progress:
+        from gistrec.cli._progress import spinning
+
+        with spinning(hidden=self.json or self.quiet) as progress:
             progress.add_task(text, total=None)
             yield
-
-    def _progress(self, *columns: ProgressColumn | str) -> Progress:
-        console = Console(stderr=True)
-        return Progress(
-            TextColumn("{task.description}", markup=False),
-            *columns,
-            console=console,
-            disable=self.json or self.quiet or not console.is_terminal,
-            transient=True,
-        )
-
-
-class _Count(ProgressColumn):
-    """`1,200 of 6,000 users, 310 users/s`; or a percentage."""
-
-    def __init__(self, unit: str) -> None:
-        super().__init__()
-        self._unit = unit
-
-    def render(self, task: Task) -> Text:
-        """Of a bar."""
-        if not self._unit:
-            return Text(f"{task.percentage:>3.0f} %")
-        said = f"{task.completed:,.0f}"
-        if task.total is not None:
-            said += f" of {task.total:,.0f}"
-        said += f" {self._unit}"
-        if task.speed:
-            said += f", {task.speed:,.{0 if task.speed >= 10 else 1}f} {self._unit}/s"
-        return Text(said)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,9 +115,12 @@ class Table:
             lines.append("  ".join(cells).rstrip())
         return "\n".join(lines)
 
-    def __rich__(self) -> RenderableType:
-        drawn = rich.table.Table(
-            box=rich.box.SIMPLE_HEAD,
+    def __rich__(self) -> "Drawn":
+        from rich import box, table
+        from rich.text import Text
+
+        drawn = table.Table(
+            box=box.SIMPLE_HEAD,
             show_header=self.head,
             pad_edge=False,
             title=Text(self.title) if self.title else None,

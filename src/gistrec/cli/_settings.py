@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from cyclopts import Parameter
-from rich.progress import TextColumn
 
 from gistrec.cli._output import Work
 from gistrec.errors import ConfigError
@@ -173,7 +172,7 @@ def trained(
         work.note(f"{folder} holds a part of this training: it is continued")
     write_run(folder / RUN_FILE, about | run)
     settings = {name: value for name, value in run.items() if name not in ("backbone", "log")}
-    with work.progress("", TextColumn("{task.fields[now]}")) as progress:
+    with work.progress("", "{task.fields[now]}") as progress:
         bar = progress.add_task("training", total=1.0, now="")
 
         def report(at: "Progress") -> None:

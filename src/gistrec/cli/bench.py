@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -19,7 +19,9 @@ from gistrec.cli._settings import (
 )
 from gistrec.cli.report import of_rankers, tables
 from gistrec.errors import ConfigError
-from gistrec.results import Row
+
+if TYPE_CHECKING:
+    from gistrec.results import Row
 
 
 def bench(
@@ -143,7 +145,7 @@ def _in_part(part: str, number: int) -> bool:
     raise ConfigError(f"--part is written 1/2, 2/2 and so on, given {part!r}")
 
 
-def _show(rows: list[Row], out: Path, work: Work) -> None:
+def _show(rows: "list[Row]", out: Path, work: Work) -> None:
     page = "" if of_rankers(rows)[0] else f" --html {out.with_suffix('.html')}"
     report = f"gistrec report {out}{page}"
     work.show(

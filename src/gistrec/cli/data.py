@@ -6,10 +6,13 @@ from typing import Any
 
 from cyclopts import App
 
-from gistrec.cli._output import PARAMETER, Output, Table, Work
+from gistrec.cli._output import MARKDOWN, PARAMETER, Output, Table, Work
 
 app = App(
-    name="data", help="Fetch, look at and write interaction logs.", default_parameter=PARAMETER
+    name="data",
+    help="Fetch, look at and write interaction logs.",
+    default_parameter=PARAMETER,
+    **MARKDOWN,
 )
 
 

@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-from rich.console import Console
-
 from gistrec.cli._output import Output
 
 
@@ -14,6 +12,8 @@ def demo(*, folder: Path = Path("demo"), quick: bool = False, output: Output = O
         folder: Where everything goes; made if it does not exist.
         quick: A smaller log, in a fraction of the time.
     """
+    from rich.console import Console
+
     from gistrec.demo import run
 
     run(folder, quick=quick, console=Console(stderr=output.json))

@@ -5,12 +5,13 @@ from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
 
-from gistrec.cli._output import PARAMETER, Output, Table
+from gistrec.cli._output import MARKDOWN, PARAMETER, Output, Table
 
 app = App(
     name="keys",
     help="Make, list and revoke the keys of `gistrec serve --keys FILE`.",
     default_parameter=PARAMETER,
+    **MARKDOWN,
 )
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
-from rich.progress import TextColumn
 
 from gistrec.cli._output import Table, Work
 from gistrec.cli._settings import TrainingSettings, dataset_of, run_of, trained, write_run
@@ -84,7 +83,7 @@ def plan(
             folder = out.with_name(f"{out.stem}-model-{key}")
             work.note(f"training {spec}")
             models[folder] = trained(dataset, run, folder, work, data=data, min_events=min_events)
-    with work.progress("recipes", TextColumn("{task.fields[best]}")) as progress:
+    with work.progress("recipes", "{task.fields[best]}") as progress:
         bar = progress.add_task("searching", total=trials, best="")
         best = 0.0
 

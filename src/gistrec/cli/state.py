@@ -6,7 +6,7 @@ from typing import Literal
 
 from cyclopts import App
 
-from gistrec.cli._output import PARAMETER, Output, Table, Work
+from gistrec.cli._output import MARKDOWN, PARAMETER, Output, Table, Work
 from gistrec.cli._service import Service
 from gistrec.cli._settings import MIN_EVENTS, data_of
 from gistrec.cli._units import num_bytes, seconds
@@ -16,6 +16,7 @@ app = App(
     name="state",
     help="Build, count, limit and erase what is stored about users.",
     default_parameter=PARAMETER,
+    **MARKDOWN,
 )
 
 

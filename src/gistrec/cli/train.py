@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import App, ArgumentCollection, Parameter
 from cyclopts.config import Dict
 
-from gistrec.cli._output import PARAMETER, Work
+from gistrec.cli._output import MARKDOWN, PARAMETER, Work
 from gistrec.cli._settings import (
     MIN_EVENTS,
     TrainingSettings,
@@ -34,7 +34,7 @@ def _from_file(app: App, commands: tuple[str, ...], arguments: ArgumentCollectio
             Dict({"train": values}, source=str(path))(app, commands, arguments)
 
 
-app = App(name="train", config=_from_file, default_parameter=PARAMETER)
+app = App(name="train", config=_from_file, default_parameter=PARAMETER, **MARKDOWN)
 
 
 @app.default
