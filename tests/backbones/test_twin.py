@@ -29,6 +29,10 @@ class TestLatentMemory(RankerTests):
     spec = "twin(width=16, memory='mla(rank=4)')"
 
 
+class TestWindow(RankerTests):
+    spec = "twin(width=16, memory='longformer(window=8)')"
+
+
 def test_what_is_not_among_the_best_does_not_count():
     net = build("twin(width=16, keep=4, num_heads=1)")
     (state,) = net.prefill([acted_history(30)])

@@ -15,7 +15,7 @@ The mean tells how a user answers on the whole, which no candidate's own interes
 """
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -26,6 +26,7 @@ from gistrec.backbones import Backbone
 from gistrec.dataset import History
 from gistrec.errors import ConfigError, DataError
 from gistrec.impressions import FEATURE_ROWS, ImpressionBatch
+from gistrec.memories import Context, Held, Memory
 from gistrec.state import UserState
 
 _ACTIONS = 256
@@ -100,10 +101,19 @@ class Ranker(Backbone):
         """
 
     @abstractmethod
-    def read_state(self, state: UserState, x_ND: Tensor, at: int | None) -> tuple[Tensor, Tensor]:
-        """What a state says of candidates, y_ND, and on the whole, m_D."""
+    def read_state(
+        self, state: UserState, x_ND: Tensor, at: int | None, item_N: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """What a state says of candidates, y_ND, and on the whole, m_D.
 
-    def penalty(self) -> Tensor:
+        Args:
+            state: One user's.
+            x_ND: The candidates.
+            at: The request's time.
+            item_N: Their items, where they are items.
+        """
+
+    def penalty(self, batch: ImpressionBatch) -> Tensor:
         """A training loss of the ranker's own, of the latest `read`."""
         return torch.zeros(())
 
@@ -116,13 +126,24 @@ class Ranker(Backbone):
 
     def events(self, item: Tensor, action: Tensor) -> Tensor:
         """Vectors of events, (..., D)."""
-        vector: Tensor = self.candidates(item) + self.action(action.where(action >= 0, _ACTIONS))
+        return self.acted(self.candidates(item), action)
+
+    def acted(self, x: Tensor, action: Tensor) -> Tensor:
+        """Vectors of items as those of events."""
+        vector: Tensor = x + self.action(action.where(action >= 0, _ACTIONS))
         return vector
+
+    def inputs(self, batch: ImpressionBatch) -> tuple[Tensor, Tensor]:
+        """Vectors of a batch's events and candidates in training."""
+        both = torch.cat([batch.item_BS, batch.item_BN], 1)
+        item, place = both.unique(return_inverse=True)  # an item's features are summed up once
+        x = F.embedding(place, self.candidates(item))
+        x_BSD, x_BND = x.split([batch.item_BS.shape[1], batch.item_BN.shape[1]], 1)
+        return self.dropout(self.acted(x_BSD, batch.action_BS)), self.dropout(x_BND)
 
     def logits_of(self, batch: ImpressionBatch) -> Tensor:
         """Of a batch's impressions: (B, N, T)."""
-        x_BSD = self.dropout(self.events(batch.item_BS, batch.action_BS))
-        x_BND = self.dropout(self.candidates(batch.item_BN))
+        x_BSD, x_BND = self.inputs(batch)
         y_BND, m_BND = self.read(batch, x_BSD, x_BND)
         c_BND = self._sum(batch.context_BNC)
         return self._logits(x_BND, y_BND, c_BND, m_BND, batch.length_BN)
@@ -141,7 +162,7 @@ class Ranker(Backbone):
         loss = _cross_entropy(logits_BNT, label_BNT)
         if not batch.soft_BNT.isnan().all():
             loss = (loss + _cross_entropy(logits_BNT, batch.soft_BNT)) / 2
-        return loss + self.penalty()
+        return loss + self.penalty(batch)
 
     @torch.no_grad()
     def predict(
@@ -187,7 +208,7 @@ class Ranker(Backbone):
         x_ND = self.candidates(item_index).where(known_N1, self._sum(given.to(item_index.device)))
         rows = torch.zeros(count, 0, dtype=torch.long) if context is None else context
         c_ND = self._sum(rows.expand(count, -1).to(item_index.device))
-        y_ND, m_D = self.read_state(state, x_ND, at)
+        y_ND, m_D = self.read_state(state, x_ND, at, item_index)
         length_N = torch.full((count,), state.length, device=item_index.device)
         return self._logits(x_ND, y_ND, c_ND, m_D.expand(count, -1), length_N).cpu()
 
@@ -225,6 +246,50 @@ def _cross_entropy(logits_BNT: Tensor, wanted_BNT: Tensor) -> Tensor:
     return F.binary_cross_entropy_with_logits(logits_BNT[known], wanted_BNT[known])
 
 
+def require_rows(memory: Memory) -> None:
+    """Of a ranker's memory.
+
+    Raises:
+        ConfigError: it does not keep rows of events.
+    """
+    if memory.suffix or any(name.startswith("fixed.") for name in memory.empty()):
+        raise ConfigError(
+            f"{memory} does not keep rows of events, which a candidate could attend to: "
+            "give one that does, such as full or mla"
+        )
+
+
+def values_of(memory: Memory, held: Held, item_BT: Tensor) -> Tensor:
+    """Values of what is held, all heads side by side: (B, T, D)."""
+    real = torch.ones_like(item_BT, dtype=torch.bool)
+    _, v_BHTK = memory.keys_values(held, Context(item_BT[:, :0], item_BT, real, real, item_BT))
+    return v_BHTK.transpose(1, 2).expand(-1, -1, memory.size.num_heads, -1).flatten(2)
+
+
+def mean_until(
+    v_BSD: Tensor, position_BN: Tensor, reach: Callable[[Tensor, int], Tensor] | None = None
+) -> Tensor:
+    """Mean of the rows held behind each position, that one included: (B, N, D); zeros for none.
+
+    Args:
+        v_BSD: Rows of events; zeros where there is none.
+        position_BN: Positions, -1 for none.
+        reach: Which slots a query at a position may read (`Memory.reach`); None: all. A candidate
+            stands where the newest event does.
+    """
+    users, events, width = v_BSD.shape
+    if reach is None:
+        total = torch.cat([v_BSD.new_zeros(users, 1, width), v_BSD.cumsum(1)], 1)
+        count_E = torch.arange(events + 1, device=v_BSD.device).clamp(min=1)
+        mean_BED = total / count_E[:, None]
+    else:
+        slot_S = torch.arange(events)
+        held = [reach(slot_S, n - 1) & (slot_S < n) for n in range(events + 1)]
+        held_ES = torch.stack(held).to(v_BSD)
+        mean_BED = (held_ES / held_ES.sum(-1, keepdim=True).clamp(min=1)) @ v_BSD
+    return mean_BED.gather(1, (position_BN[..., None] + 1).expand(-1, -1, width))
+
+
 def event_tensors(events: History) -> tuple[Tensor, Tensor, Tensor]:
     """Items, actions (-1 where the log has none) and times of events, each (S,)."""
     item_S, time_S = (
@@ -236,10 +301,15 @@ def event_tensors(events: History) -> tuple[Tensor, Tensor, Tensor]:
     return item_S, torch.from_numpy(events.action.astype("int64", copy=True)), time_S
 
 
-def kind_of(item_S: Tensor, action_S: Tensor, num_items: int) -> Tensor:
-    """What codecs take for an event's item (`hint.item`): one number for item and action, (S,).
+def with_kinds(
+    grown: UserState, before: UserState, item_S: Tensor, action_S: Tensor, num_items: int
+) -> UserState:
+    """What codecs take for an event's item (`hint.item`): one number for item and action.
 
     An event's rows in the lowest layer are functions of both, so a table of items must tell them
     apart. Unknown actions come first: numbers below `num_items` are items of events without one.
     """
-    return item_S + num_items * (action_S + 1)
+    if (known := before.tensors.get("hint.item")) is None:
+        return grown
+    both_S = item_S + num_items * (action_S + 1)
+    return grown.replace({**grown.tensors, "hint.item": torch.cat([known, both_S])})

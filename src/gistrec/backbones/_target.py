@@ -9,7 +9,9 @@ So the state may be any memory's, and a table of items makes it without loss. A 
 weights w: subclass `TargetAttention` and give its `Reader`.
 """
 
+import dataclasses
 from collections.abc import Sequence
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -18,11 +20,20 @@ from torch import Tensor, nn
 from gistrec import memories
 from gistrec.backbones._absorbed import Ran, grow
 from gistrec.backbones._batch import next_position
-from gistrec.backbones._ranker import Ranker, event_tensors, kind_of
+from gistrec.backbones._lain import Lain, Told
+from gistrec.backbones._ranker import (
+    Ranker,
+    event_tensors,
+    mean_until,
+    require_rows,
+    values_of,
+    with_kinds,
+)
+from gistrec.backbones._weights import softmax_of_best
 from gistrec.dataset import History
 from gistrec.errors import ConfigError
 from gistrec.impressions import ImpressionBatch
-from gistrec.memories import Context, Held, Reader, Size
+from gistrec.memories import Context, Held, Memory, Reader, Size
 from gistrec.state import UserState, positions
 
 
@@ -32,25 +43,67 @@ class TargetReader(Reader):
     Args:
         net: The ranker, for its weights.
         context: Where candidates and slots stand.
+        asked: Of whom, and what.
     """
 
-    def __init__(self, net: "TargetAttention", context: Context) -> None:
-        self.net, self.context = net, context
+    def __init__(self, net: "TargetAttention", context: Context, asked: "Asked") -> None:
+        self.net, self.context, self.asked = net, context, asked
+        self.prompt_BHNP: Tensor | None = None
+        """What prompts weigh, after `read`."""
 
-    def seen(self, visible: Tensor | None) -> Tensor:
-        """Where candidates may see slots: (B, 1 or H, N, T)."""
-        return self.context.visible_BQT[:, None] if visible is None else visible
+    @property
+    def keep(self) -> int | None:
+        """How many slots a candidate attends to; None: all."""
+        return None
+
+    def seen(self, visible: Tensor | None) -> Tensor | None:
+        """Where candidates may see slots: (B, 1 or H, N, T); None: everywhere."""
+        if visible is None and not self.asked.whole:
+            return self.context.visible_BQT[:, None]
+        return visible
 
     def weigh(self, score: Tensor, visible: Tensor | None = None) -> Tensor:
-        """Softmax; 0 where nothing is visible."""
-        score = score * score.new_tensor(self.net.head_dim).rsqrt()
-        return masked_softmax(score, visible)
+        """Softmax over the best of what is visible."""
+        score = score * self.net.head_dim**-0.5
+        return softmax_of_best(score, visible, keep=self.keep)[0]
 
     def read(
         self, q_BHQK: Tensor, k_BHTK: Tensor, v_BHTV: Tensor, visible: Tensor | None = None
     ) -> Tensor:
-        """Softmax attention over all that a candidate may see."""
-        return self.weigh(q_BHQK @ k_BHTK.transpose(-1, -2), self.seen(visible)) @ v_BHTV
+        """Softmax attention over the best of what a candidate may see."""
+        return self.softmax(q_BHQK, k_BHTK, v_BHTV, self.seen(visible))
+
+    def softmax(
+        self,
+        q_BHNK: Tensor,
+        k_BHTK: Tensor,
+        v_BHTV: Tensor,
+        seen: Tensor | None,
+        by: Tensor | None = None,
+    ) -> Tensor:
+        """Outputs; the best are those by the scores or `by` other numbers."""
+        scale, told = self.net.head_dim**-0.5, self.asked.told
+        side = None if told is None else (told.side_BHNP - told.shift_BHN1) * scale
+        score_BHNT = (q_BHNK * scale) @ k_BHTK.transpose(-1, -2)
+        weight_BHNT, self.prompt_BHNP = softmax_of_best(
+            score_BHNT, seen, keep=self.keep, by=by, side_BHNP=side
+        )
+        return weight_BHNT @ v_BHTV
+
+
+@dataclasses.dataclass
+class Asked:
+    """What a request tells a reader."""
+
+    x_BND: Tensor
+    """Candidates."""
+    item_BN: Tensor
+    """Their items; empty where nobody knows them."""
+    length_BN: Tensor
+    """Events of the histories; N may be 1."""
+    whole: bool = False
+    """Whether candidates may see all slots."""
+    told: Told | None = None
 
 
 class TargetAttention(Ranker):
@@ -64,9 +117,12 @@ class TargetAttention(Ranker):
         labels: How many labels there are to predict.
         item_features: Most feature rows that an item has; training sets it.
         dropout: Share of units dropped in training.
+        lain: Whether attention is told how long the history is (see `_lain`).
     """
 
     reader: ClassVar[type[TargetReader]] = TargetReader
+    decoded: ClassVar[bool] = False
+    """Whether the reader needs keys as they are, not in a form that scores alike."""
 
     def __init__(
         self,
@@ -78,6 +134,7 @@ class TargetAttention(Ranker):
         labels: int = 1,
         item_features: int = 0,
         dropout: float = 0.1,
+        lain: bool = False,
     ) -> None:
         if width % num_heads:
             raise ConfigError(f"width {width} is not a multiple of num_heads {num_heads}")
@@ -86,15 +143,12 @@ class TargetAttention(Ranker):
         )
         self.num_heads, self.head_dim = num_heads, width // num_heads
         self.memory = memories.build(memory, Size(width, num_heads, num_items, silu=False))
-        if self.memory.suffix or any(name.startswith("fixed.") for name in self.memory.empty()):
-            raise ConfigError(
-                f"{memory} does not keep rows of events, which a candidate could attend to: "
-                "give one that does, such as full or mla"
-            )
+        require_rows(self.memory)
         # slots may get out of reach; the others then need their positions
         self.drops = not bool(self.memory.reach(torch.arange(1 << 16), 1 << 16).all())
         self.query = nn.Linear(width, width)
         self.project = nn.Linear(width, width)
+        self.lain = Lain(width, num_heads) if lain else None
         self._written: tuple[Held, Tensor] | None = None
 
     def read(self, batch: ImpressionBatch, x_BSD: Tensor, x_BND: Tensor) -> tuple[Tensor, Tensor]:
@@ -102,34 +156,37 @@ class TargetAttention(Ranker):
         real_BS = batch.item_BS < self.num_items
         slot_BT = torch.arange(real_BS.shape[1], device=real_BS.device).expand_as(real_BS)
         context = Context(batch.position_BN, slot_BT, real_BS, real_BS, batch.item_BS)
-        y_BND, held = self._attend(x_BSD, x_BND, None, context)
+        asked = Asked(x_BND, batch.item_BN, batch.length_BN)
+        y_BND, held = self._attend(x_BSD, None, context, asked)
         self._written = held, real_BS
-        v_BSD = self._values(held, batch.item_BS) * real_BS[..., None]
-        total = torch.cat([v_BSD.new_zeros(len(v_BSD), 1, self.width), v_BSD.cumsum(1)], 1)
-        end_BN = batch.position_BN + 1
-        sum_BND = total.gather(1, end_BN[..., None].expand(-1, -1, self.width))
-        return y_BND, sum_BND / end_BN.clamp(min=1)[..., None]
+        v_BSD = values_of(self.memory, held, batch.item_BS) * real_BS[..., None]
+        return y_BND, mean_until(
+            v_BSD, batch.position_BN, self.memory.reach if self.drops else None
+        )
 
-    def read_state(self, state: UserState, x_ND: Tensor, at: int | None) -> tuple[Tensor, Tensor]:
+    def read_state(
+        self, state: UserState, x_ND: Tensor, at: int | None, item_N: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """By attention over the slots; their mean value."""
         device, slots = x_ND.device, state.num_slots
-        if not slots:
-            return self.project(torch.zeros_like(x_ND)), x_ND.new_zeros(self.width)
         names = [n for n in state.tensors if n.endswith(".0")]
         held = {n.removesuffix(".0"): state.tensors[n][None].to(device) for n in names}
         items = state.tensors.get("item", torch.zeros(slots, dtype=torch.int64))
         item_BT = items.long()[None].to(device)
         context = Context(
-            torch.full((1, len(x_ND)), next_position(state), device=device),
+            torch.full((1, len(x_ND)), next_position(state) - 1, device=device),
             positions(state)[None].to(device),
             torch.ones_like(item_BT, dtype=torch.bool),
             torch.ones(1, 0, dtype=torch.bool, device=device),
             item_BT,
         )
-        y_BND, held = self._attend(x_ND.new_zeros(1, 0, self.width), x_ND[None], held, context)
-        return y_BND[0], self._values(held, item_BT)[0].mean(0)
+        candidates = item_BT[:, :0] if item_N is None else item_N[None]
+        length_B1 = torch.full((1, 1), state.length, device=device)
+        asked = Asked(x_ND[None], candidates, length_B1, whole=True)
+        y_BND, held = self._attend(x_ND.new_zeros(1, 0, self.width), held, context, asked)
+        return y_BND[0], values_of(self.memory, held, item_BT)[0].sum(0) / max(slots, 1)
 
-    def penalty(self) -> Tensor:
+    def penalty(self, batch: ImpressionBatch) -> Tensor:
         """Of the memory."""
         return torch.zeros(()) if self._written is None else self.memory.penalty(*self._written)
 
@@ -139,7 +196,7 @@ class TargetAttention(Ranker):
         if self.training:
             self.eval()
         nothing = torch.zeros(0, dtype=torch.int64)
-        named = {"item": self.memory.reads_items, "pos": self.drops}
+        named = {"item": self.reads_items, "pos": self.drops}
         tensors = {name: nothing for name, kept in named.items() if kept}
         if hints:
             tensors["hint.item"] = nothing
@@ -161,11 +218,9 @@ class TargetAttention(Ranker):
             x_BSD = self.events(item_S.to(device), action_S.to(device))[None]
             rows = {f"{n}.0": t[0].cpu() for n, t in self.memory.write(x_BSD).items()}
             grown = grow(state, item_S, time_S, Ran(x_BSD[0, -1], rows, None))
-            if (known := state.tensors.get("hint.item")) is not None:
-                both_S = kind_of(item_S, action_S, self.num_items)
-                grown = grown.replace({**grown.tensors, "hint.item": torch.cat([known, both_S])})
+            grown = with_kinds(grown, state, item_S, action_S, self.num_items)
             if self.drops:
-                kept_M = self.memory.reach(positions(grown), next_position(grown))
+                kept_M = self.memory.reach(positions(grown), next_position(grown) - 1)
                 grown = grown.select(kept_M.nonzero()[:, 0])
             out.append(grown.replace(grown.tensors, length=state.length + len(new)))
         return out
@@ -178,29 +233,29 @@ class TargetAttention(Ranker):
             for _, t in empty.slots()
         )
         slots = torch.arange(num_events)
-        kept = int(self.memory.reach(slots, num_events).sum()) if self.drops else num_events
+        kept = int(self.memory.reach(slots, num_events - 1).sum()) if self.drops else num_events
         return per_slot * kept
+
+    # ---- what rankers change ----
+
+    @property
+    def reads_items(self) -> bool:
+        """Whether the items of slots are needed."""
+        return self.memory.reads_items
 
     # ---- internals ----
 
     def _attend(
-        self, x_BSD: Tensor, x_BND: Tensor, held: Held | None, context: Context
+        self, x_BSD: Tensor, held: Held | None, context: Context, asked: Asked
     ) -> tuple[Tensor, Held]:
-        q_BHNK = memories.heads(self.query(x_BND), self.num_heads)
-        y_BHNK, held = self.memory.attend(x_BSD, q_BHNK, held, self.reader(self, context))
+        q_BHNK = memories.heads(self.query(asked.x_BND), self.num_heads)
+        if self.lain is not None:
+            asked.told = self.lain(q_BHNK, asked.length_BN)
+            q_BHNK = asked.told.q_BHNK
+        reader = self.reader(self, context, asked)
+        attend = partial(Memory.attend, self.memory) if self.decoded else self.memory.attend
+        y_BHNK, held = attend(x_BSD, q_BHNK, held, reader)
+        if asked.told is not None and reader.prompt_BHNP is not None:
+            y_BHNK = y_BHNK + asked.told.of_prompts(reader.prompt_BHNP)
         y_BND: Tensor = self.project(y_BHNK.transpose(1, 2).flatten(2))
         return y_BND, held
-
-    def _values(self, held: Held, item_BT: Tensor) -> Tensor:
-        real = torch.ones_like(item_BT, dtype=torch.bool)
-        context = Context(item_BT[:, :0], item_BT, real, real, item_BT)
-        _, v_BHTK = self.memory.keys_values(held, context)
-        return v_BHTK.transpose(1, 2).expand(-1, -1, self.num_heads, -1).flatten(2)
-
-
-def masked_softmax(score: Tensor, visible: Tensor | None) -> Tensor:
-    """Softmax over the last axis where `visible`; zeros where nothing is."""
-    if visible is None:
-        return score.softmax(-1)
-    weight = score.masked_fill(~visible, torch.finfo(score.dtype).min).softmax(-1)
-    return weight * visible

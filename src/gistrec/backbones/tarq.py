@@ -105,8 +105,7 @@ class TARQ(TargetAttention):
 
     def logits_of(self, batch: ImpressionBatch) -> Tensor:
         """Of a batch's impressions, each from the attention of its own codewords: (B, N, T)."""
-        x_BSD = self.dropout(self.events(batch.item_BS, batch.action_BS))
-        x_BND = self.dropout(self.candidates(batch.item_BN))
+        x_BSD, x_BND = self.inputs(batch)
         with torch.no_grad():
             code_BNL = self.codes_of(x_BND)
         words = [F.embedding(code_BNL[..., n], book) for n, book in enumerate(self.codebook)]
@@ -129,10 +128,10 @@ class TARQ(TargetAttention):
         total: Tensor = logits + self.own(x_BND) + match
         return total
 
-    def penalty(self) -> Tensor:
+    def penalty(self, batch: ImpressionBatch) -> Tensor:
         """Of the memory, and of the distance between vectors and codewords."""
         apart = torch.zeros(()) if self._distance is None else self._distance
-        return super().penalty() + apart
+        return super().penalty(batch) + apart
 
     @torch.no_grad()
     def finish(self) -> None:

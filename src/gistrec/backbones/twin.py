@@ -12,8 +12,6 @@ Cost: 2 * width numbers per event with the full memory; one dot product per cand
 slot, and a top-k.
 """
 
-from torch import Tensor
-
 from gistrec.backbones._target import TargetAttention, TargetReader
 from gistrec.errors import ConfigError
 
@@ -21,13 +19,9 @@ from gistrec.errors import ConfigError
 class _Reader(TargetReader):
     net: "TWIN"
 
-    def weigh(self, score: Tensor, visible: Tensor | None = None) -> Tensor:
-        if score.shape[-1] > self.net.keep:
-            hidden = score if visible is None else score.masked_fill(~visible, -1e9)
-            last = hidden.topk(self.net.keep, -1).values[..., -1:]
-            best = hidden >= last
-            visible = best if visible is None else best & visible
-        return super().weigh(score, visible)
+    @property
+    def keep(self) -> int:
+        return self.net.keep
 
 
 class TWIN(TargetAttention):
@@ -42,6 +36,7 @@ class TWIN(TargetAttention):
         labels: How many labels there are to predict.
         item_features: Most feature rows that an item has; training sets it.
         dropout: Share of units dropped in training.
+        lain: Whether attention is told how long the history is (see `_lain`).
     """
 
     reader = _Reader
@@ -57,6 +52,7 @@ class TWIN(TargetAttention):
         labels: int = 1,
         item_features: int = 0,
         dropout: float = 0.1,
+        lain: bool = False,
     ) -> None:
         if keep < 1:
             raise ConfigError(f"twin(keep=...) takes 1 and more, given {keep}")
@@ -68,5 +64,6 @@ class TWIN(TargetAttention):
             labels=labels,
             item_features=item_features,
             dropout=dropout,
+            lain=lain,
         )
         self.keep = keep
