@@ -3,13 +3,14 @@
 Shapes: B users, S new events, M slots, T = M + S.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from gistrec.dataset import History
 from gistrec.memories import Held, slot_axis
 from gistrec.state import UserState, positions
 
@@ -35,6 +36,34 @@ def groups(users: Sequence[int], slots: Sequence[int], rows: int) -> list[list[i
         else:
             found.append([n])
     return found
+
+
+def absorbed(
+    states: Sequence[UserState],
+    events: Sequence[History],
+    rows: int,
+    absorb: Callable[[Sequence[UserState], Sequence[History]], list[UserState]],
+) -> list[UserState]:
+    """States followed by their users' events, absorbed in chunks so that memory stays bounded.
+
+    Args:
+        states: B states.
+        events: New events of each, any number.
+        rows: Rows of attention that an event has.
+        absorb: Takes states with at least one new event each, all at once.
+    """
+    out = list(states)
+    todo = [n for n, e in enumerate(events) if len(e)]
+    todo.sort(key=lambda n: states[n].num_slots + len(events[n]))
+    after = [s.num_slots + len(e) for s, e in zip(states, events, strict=True)]
+    for group in groups(todo, after, rows):
+        longest = max(len(events[n]) for n in group)
+        for start in range(0, longest, CHUNK):
+            part = [n for n in group if len(events[n]) > start]
+            chunks = [events[n][start : start + CHUNK] for n in part]
+            for n, state in zip(part, absorb([out[n] for n in part], chunks), strict=True):
+                out[n] = state
+    return out
 
 
 def pad(rows: Sequence[Tensor], slots: int, *, fill: int = 0) -> Tensor:
@@ -82,22 +111,6 @@ class Joined(NamedTuple):
     time_BT: Tensor
     item_BT: Tensor
 
-    def held(self, states: Sequence[UserState], layers: int) -> list[Held]:
-        """What each layer holds."""
-        out: list[Held] = []
-        for number in range(layers):
-            names = [n for n in states[0].tensors if n.endswith(f".{number}")]
-            found = {n: [s.tensors[n] for s in states] for n in names}
-            out.append(
-                {
-                    n.rpartition(".")[0]: torch.stack(rows)
-                    if n.startswith("fixed.")
-                    else pad(rows, self.slots)
-                    for n, rows in found.items()
-                }
-            )
-        return out
-
     def added(self, after: Sequence[Held]) -> list[Held]:
         """Each user's rows of new events, by name, on the CPU; `fixed.*` as a whole."""
         out: list[Held] = [{} for _ in self.new]
@@ -110,6 +123,23 @@ class Joined(NamedTuple):
                         row.clone() if whole else row.narrow(axis, self.slots, new)
                     )
         return out
+
+
+def held_rows(states: Sequence[UserState], layers: int, slots: int) -> list[Held]:
+    """What each layer holds, filled up to a number of slots."""
+    out: list[Held] = []
+    for number in range(layers):
+        names = [n for n in states[0].tensors if n.endswith(f".{number}")]
+        found = {n: [s.tensors[n] for s in states] for n in names}
+        out.append(
+            {
+                n.rpartition(".")[0]: torch.stack(rows)
+                if n.startswith("fixed.")
+                else pad(rows, slots)
+                for n, rows in found.items()
+            }
+        )
+    return out
 
 
 def joined_batch(

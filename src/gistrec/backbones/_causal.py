@@ -18,7 +18,15 @@ from torch import Tensor, nn
 
 from gistrec.backbones import Backbone, Direct, Layout, Ranking
 from gistrec.backbones._absorbed import HINTS, Ran, grow
-from gistrec.backbones._batch import CHUNK, groups, joined, joined_batch, next_position, pad
+from gistrec.backbones._batch import (
+    absorbed,
+    groups,
+    held_rows,
+    joined,
+    joined_batch,
+    next_position,
+    pad,
+)
 from gistrec.backbones._blocks import ItemHead, RelativeBias
 from gistrec.backbones._direct import direct
 from gistrec.backbones._fused import Fused
@@ -124,20 +132,7 @@ class Causal(Backbone):
         """
         if self.training:
             self.eval()
-        out = list(states)
-        todo = [n for n, e in enumerate(events) if len(e)]
-        todo.sort(key=lambda n: states[n].num_slots + len(events[n]))
-        after = [s.num_slots + len(e) for s, e in zip(states, events, strict=True)]
-        for group in groups(todo, after, self._rows):
-            longest = max(len(events[n]) for n in group)
-            for start in range(0, longest, CHUNK):
-                part = [n for n in group if len(events[n]) > start]
-                chunks = [events[n][start : start + CHUNK] for n in part]
-                for n, state in zip(
-                    part, self._absorb([out[n] for n in part], chunks), strict=True
-                ):
-                    out[n] = state
-        return out
+        return absorbed(states, events, self._rows, self._absorb)
 
     @torch.no_grad()
     def score(
@@ -320,7 +315,7 @@ class Causal(Backbone):
             step.received_BST = torch.zeros(size, device=self.device)
         held = [
             {n: rows.to(self.device) for n, rows in layer.items()}
-            for layer in batch.held(states, len(self.layers))
+            for layer in held_rows(states, len(self.layers), batch.slots)
         ]
         x_BSD, after = self._run(self.head.embed(batch.item_BS.to(self.device)), held, step)
         out = []
