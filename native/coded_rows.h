@@ -191,7 +191,7 @@ inline bool code_rows(const RowCoding& coding, const float* x, long groups, long
                       std::vector<double>& room, const NewRows& out) {
     const long all = groups * count * width;
     if (coding.kind == kPlain) {
-        std::memcpy(out.part[0], x, all * 4);
+        if (all) std::memcpy(out.part[0], x, all * 4);
         return true;
     }
     if (coding.kind == kItems) return true;

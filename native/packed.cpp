@@ -13,6 +13,7 @@ namespace {
 
 constexpr long kFormat = 1, kFrame = 5;  // version; version and checksum, in bytes
 constexpr long kMostLength = 1 << 24;
+constexpr int64_t kFar64 = int64_t(1) << 60;  // times and places are nearer: differences fit
 constexpr long kDivided = 5;  // bytes in front of a tail: a mark, and its block's checksum
 
 // One tensor of some slots.
@@ -158,7 +159,17 @@ struct State {
             }
             number += count;
         }
-        return reader.ok && !reader.left;
+        return reader.ok && !reader.left && near(l);
+    }
+
+    bool near(const Layout& l) const {
+        for (size_t n = 0; n < pieces.size(); ++n) {
+            const long role = l.specs[n].role;
+            if (role != kTime && role != kPosition && role != kTailTime) continue;
+            for (long k = 0; k < pieces[n].count(); ++k)
+                if (pieces[n].number[k] < -kFar64 || pieces[n].number[k] > kFar64) return false;
+        }
+        return true;
     }
 };
 
@@ -433,6 +444,7 @@ bool grow(const Layout& l, const Stack& stack, const Packed& packed, const Growt
     for (long n = 0; n < growth.count; ++n) {  // a history never goes back
         const int64_t before = w.time.empty() ? INT64_MIN : w.time.back();
         w.time.push_back(std::max(before, growth.time[n]));
+        if (w.time.back() < -kFar64 || w.time.back() > kFar64) return false;
     }
     for (int64_t one : w.item)
         if (one < 0 || one >= l.items) return false;
