@@ -31,7 +31,7 @@ def check() -> list[Check]:
         attempt("python", _python),
         attempt("gistrec", lambda: version("gistrec")),
         *(_needed(r) for r in requirements if "extra ==" not in r),
-        *(_extra(name, requirements) for name in extras if name != "dev"),
+        *(_extra(name, requirements) for name in extras if name not in ("dev", "docs")),
         attempt("compute", _compute),
         attempt("kernels", _kernels),
         attempt("methods", _methods),
